@@ -1,0 +1,6 @@
+"""``python -m tacit``."""
+
+from tacit.cli.main import run
+
+if __name__ == "__main__":
+    run()
