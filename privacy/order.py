@@ -1,0 +1,169 @@
+"""What a coordinator asks and what a site answers: pure data at the trust edge, checked by the site's gate.
+
+An order says everything that decides what a site computes and sends. Its digest goes into the secure-aggregation
+descriptor, so two sites given different orders make masks that do not cancel (design, section 5).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from tacit.canonical import digest
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Strict(BaseModel):
+    """Base of everything read from a file or the wire: frozen, no unknown fields, no coercion, no NaN."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraSpec(Strict):
+    """Low-rank adapters (Hu et al. 2021): which linear layers carry one, and how large."""
+
+    rank: int = Field(gt=0, le=256)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class TrainingSpec(Strict):
+    """DP-SGD at the site for one round.
+
+    ``expected_batch_size`` is the public normaliser: agreed, never derived from a site's data.
+    """
+
+    local_steps: int = Field(gt=0)
+    sample_rate: float = Field(gt=0, le=1)
+    expected_batch_size: float = Field(gt=0)
+    noise_multiplier: float = Field(gt=0)
+    l2_clip_norm: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(ge=0, lt=1, default=0.0)
+    max_tokens: int = Field(gt=0, le=8192)
+
+
+class SecAggSpec(Strict):
+    """Parameters of the secure sum of one step."""
+
+    cohort: tuple[Name, ...] = Field(min_length=2)
+    threshold: int = Field(gt=1)
+    min_cohort: int = Field(gt=1)
+    ring_bits: Literal[32] = 32
+    #: one unit of the update is ``scale`` units of the ring
+    scale: float = Field(gt=0)
+    #: each coordinate is clipped to [-value_bound, value_bound] before it is encoded
+    value_bound: float = Field(gt=0)
+
+    @field_validator("cohort", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _sorted_and_unique(self) -> SecAggSpec:
+        if list(self.cohort) != sorted(set(self.cohort)):
+            raise ValueError("cohort must be sorted and without repeats")
+        return self
+
+
+class Order(Strict):
+    """One round's order to one cohort. Identical bytes go to every site."""
+
+    tacit_order: Literal[1] = 1
+    run_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    run_name: Name
+    epoch: int = Field(ge=0)
+    round: int = Field(ge=1)
+    #: the run's last round: a site refuses at the first order a run that it could not afford to finish
+    rounds_planned: int = Field(ge=1)
+    #: counts attempts over the whole run; never used twice by a site
+    step: int = Field(ge=1)
+    strategy: str
+    mode: Annotated[PrivacyMode, Field(strict=False)]
+    unit: Annotated[PrivacyUnit, Field(strict=False)]
+    adjacency: Annotated[Adjacency, Field(strict=False)]
+    agreement_digest: Digest
+    base_model_digest: Digest
+    adapter_layout_digest: Digest
+    #: digest of the global adapter's vector this round starts from
+    adapter_state_digest: Digest
+    adapter_length: int = Field(gt=0)
+    lora: LoraSpec
+    labels: tuple[str, ...] = Field(min_length=2)
+    training: TrainingSpec
+    secagg: SecAggSpec
+    #: seconds a site may take from receiving the order to its upload
+    deadline_s: float = Field(gt=0)
+    #: reproducible noise for tests; refused unless the signed agreement says ``testing: true``
+    test_noise_seed: int | None = None
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _round_is_planned(self) -> Order:
+        if self.round > self.rounds_planned:
+            raise ValueError(f"round {self.round} is beyond the {self.rounds_planned} rounds planned")
+        return self
+
+    def digest(self) -> str:
+        """``sha256:...`` over the canonical JSON of the whole order."""
+        return digest("tacit/order/v1", self.model_dump(mode="json"))
+
+    def event(self) -> SubsampledGaussian:
+        """What carrying out this order once spends, as an accountant's event."""
+        return SubsampledGaussian(
+            mode=self.mode,
+            unit=self.unit,
+            adjacency=self.adjacency,
+            noise_multiplier=self.training.noise_multiplier,
+            sample_rate=self.training.sample_rate,
+            steps=self.training.local_steps,
+        )
+
+
+class ReceiptStatus(Strict):
+    """How a site's part of a step ended. Public facts only: nothing here depends on a record."""
+
+    status: Literal["completed", "refused", "failed"]
+    #: a RefusalReason when refused, an exception's class name when failed
+    reason: str = ""
+    #: never quotes data; a refusal's or error's message
+    message: str = ""
+
+
+class Receipt(Strict):
+    """What a site returns for an order, over Flower."""
+
+    tacit_receipt: Literal[1] = 1
+    site: Name
+    run_id: str
+    round: int
+    step: int
+    outcome: ReceiptStatus
+    #: hash of the step's descriptor, empty when the step never began
+    ctx: str = ""
+    #: the site's lifetime epsilon after this step, at the agreement's delta: a public function of public parameters
+    epsilon_spent: float = Field(ge=0, default=0.0)
+    epsilon_run: float = Field(ge=0, default=0.0)
+    delta: float = Field(ge=0, default=0.0)
+    bytes_sent: int = Field(ge=0, default=0)
+    tree_size: int = Field(ge=0, default=0)
+    #: hex, RFC 6962 root of the site's ledger after this step
+    tree_root: str = ""
+    #: when that head was signed, RFC 3339
+    tree_timestamp: str = ""
+    #: base64, Ed25519 by the site's identity key over size, root and timestamp
+    tree_signature: str = ""

@@ -1,0 +1,257 @@
+"""Orders and receipts: the same bytes for the same order, and nothing in them that is not checked."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from privacy.events import SubsampledGaussian
+from privacy.order import Order, Receipt
+from tacit.canonical import canonical_json
+
+ORDER: dict[str, Any] = {
+    "tacit_order": 1,
+    "run_id": "0123456789abcdef",
+    "run_name": "first-run",
+    "epoch": 2,
+    "round": 2,
+    "rounds_planned": 5,
+    "step": 3,
+    "strategy": "fedavg",
+    "mode": "local",
+    "unit": "record",
+    "adjacency": "add-remove",
+    "agreement_digest": "sha256:" + "a" * 64,
+    "base_model_digest": "sha256:" + "b" * 64,
+    "adapter_layout_digest": "sha256:" + "c" * 64,
+    "adapter_state_digest": "sha256:" + "d" * 64,
+    "adapter_length": 1234,
+    "lora": {"rank": 8, "alpha": 16.5, "targets": ["query", "value"]},
+    "labels": ["lost", "transfer"],
+    "training": {
+        "local_steps": 10,
+        "sample_rate": 0.05,
+        "expected_batch_size": 62.5,
+        "noise_multiplier": 1.25,
+        "l2_clip_norm": 0.5,
+        "learning_rate": 0.125,
+        "momentum": 0.75,
+        "max_tokens": 64,
+    },
+    "secagg": {
+        "cohort": ["alpha", "beta", "gamma"],
+        "threshold": 3,
+        "min_cohort": 3,
+        "ring_bits": 32,
+        "scale": 65536.5,
+        "value_bound": 4.5,
+    },
+    "deadline_s": 600.5,
+    "test_noise_seed": None,
+}
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    else:
+        yield path
+
+
+def put(path: tuple[Any, ...], new: Any) -> dict[str, Any]:
+    data = copy.deepcopy(ORDER)
+    target: Any = data
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = new
+    return data
+
+
+def get(path: tuple[Any, ...]) -> Any:
+    value: Any = ORDER
+    for step in path:
+        value = value[step]
+    return value
+
+
+def test_an_order_survives_the_wire() -> None:
+    order = Order.model_validate(ORDER)
+    assert order.model_dump(mode="json") == ORDER
+    assert Order.model_validate(json.loads(canonical_json(order.model_dump(mode="json")))) == order
+
+
+def test_the_digest_is_what_an_independent_computation_gives() -> None:
+    # every float above has a fraction, so Python's shortest form is RFC 8785's
+    text = json.dumps(ORDER, sort_keys=True, separators=(",", ":"))
+    expected = hashlib.sha256(b"tacit/order/v1\0" + text.encode()).hexdigest()
+    assert Order.model_validate(ORDER).digest() == f"sha256:{expected}"
+
+
+def other(value: Any) -> Any:
+    if value is None:
+        return 0
+    if isinstance(value, list):
+        return [*value[:-1], value[-1] + "x"]
+    if isinstance(value, float):
+        return value / 2
+    if isinstance(value, int):
+        return value + 1
+    return value[:-1] + ("0" if value[-1] != "0" else "1")
+
+
+def test_every_field_decides_the_digest() -> None:
+    digests = {Order.model_validate(ORDER).digest()}
+    fixed = {("tacit_order",), ("mode",), ("unit",), ("adjacency",), ("secagg", "ring_bits")}
+    paths = [path for path in leaves(ORDER) if path not in fixed]
+    assert len(paths) == 31
+    for path in paths:
+        digests.add(Order.model_validate(put(path, other(get(path)))).digest())
+    assert len(digests) == len(paths) + 1
+
+
+def test_every_field_but_the_defaults_must_be_said() -> None:
+    optional = {("tacit_order",), ("test_noise_seed",), ("training", "momentum"), ("secagg", "ring_bits")}
+    for path in leaves(ORDER):
+        data = copy.deepcopy(ORDER)
+        target: Any = data
+        for step in path[:-1]:
+            target = target[step]
+        del target[path[-1]]
+        if path in optional:
+            Order.model_validate(data)
+        else:
+            with pytest.raises(ValidationError, match="Field required"):
+                Order.model_validate(data)
+
+
+@pytest.mark.parametrize("path", [(), ("lora",), ("training",), ("secagg",)])
+def test_an_unknown_field_is_refused(path: tuple[Any, ...]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Order.model_validate(put((*path, "surplus"), 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("tacit_order",), 2),
+        (("run_id",), "0123456789ABCDEF"),
+        (("run_id",), "0123456789abcdef\n"),
+        (("run_id",), "../../../../etc/x"),
+        (("run_name",), "First"),
+        (("run_name",), "a" * 64),
+        (("epoch",), -1),
+        (("round",), 0),
+        (("round",), 6),
+        (("round",), 2.0),
+        (("step",), 0),
+        (("step",), True),
+        (("mode",), "central"),
+        (("unit",), "user"),
+        (("adjacency",), "replace-one"),
+        (("agreement_digest",), "sha256:" + "A" * 64),
+        (("agreement_digest",), "a" * 64),
+        (("base_model_digest",), "sha256:" + "a" * 63),
+        (("adapter_length",), 0),
+        (("lora", "rank"), 0),
+        (("lora", "rank"), 257),
+        (("lora", "targets"), []),
+        (("lora", "targets"), "query"),
+        (("labels",), ["one"]),
+        (("labels",), ["a", 2]),
+        (("training", "local_steps"), 0),
+        (("training", "sample_rate"), 0.0),
+        (("training", "sample_rate"), 1.5),
+        (("training", "noise_multiplier"), 0.0),
+        (("training", "noise_multiplier"), math.nan),
+        (("training", "noise_multiplier"), math.inf),
+        (("training", "noise_multiplier"), "1.0"),
+        (("training", "l2_clip_norm"), -1.0),
+        (("training", "momentum"), 1.0),
+        (("training", "max_tokens"), 100_000),
+        (("secagg", "cohort"), ["alpha"]),
+        (("secagg", "cohort"), ["beta", "alpha"]),
+        (("secagg", "cohort"), ["alpha", "alpha"]),
+        (("secagg", "cohort"), ["alpha", "Beta"]),
+        (("secagg", "threshold"), 1),
+        (("secagg", "min_cohort"), 1),
+        (("secagg", "ring_bits"), 64),
+        (("secagg", "scale"), 0.0),
+        (("secagg", "value_bound"), math.inf),
+        (("deadline_s",), 0.0),
+        (("test_noise_seed",), 1.5),
+        (("test_noise_seed",), "1"),
+    ],
+)
+def test_a_malformed_order_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    with pytest.raises(ValidationError):
+        Order.model_validate(put(path, value))
+
+
+def test_an_order_does_not_change() -> None:
+    order = Order.model_validate(ORDER)
+    with pytest.raises(ValidationError, match="frozen"):
+        order.round = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        order.training.noise_multiplier = 0.0  # type: ignore[misc]
+
+
+def test_an_orders_event_says_what_it_spends() -> None:
+    assert Order.model_validate(ORDER).event() == SubsampledGaussian.model_validate(
+        {
+            "mode": "local",
+            "unit": "record",
+            "adjacency": "add-remove",
+            "noise_multiplier": 1.25,
+            "sample_rate": 0.05,
+            "steps": 10,
+        }
+    )
+
+
+RECEIPT: dict[str, Any] = {
+    "tacit_receipt": 1,
+    "site": "alpha",
+    "run_id": "0123456789abcdef",
+    "round": 2,
+    "step": 3,
+    "outcome": {"status": "refused", "reason": "policy", "message": "this site accepts no runs"},
+    "ctx": "",
+    "epsilon_spent": 1.5,
+    "epsilon_run": 0.5,
+    "delta": 1e-5,
+    "bytes_sent": 10,
+    "tree_size": 4,
+    "tree_root": "00" * 32,
+    "tree_timestamp": "2026-01-31T00:00:00Z",
+    "tree_signature": "",
+}
+
+
+def test_a_receipt_survives_the_wire() -> None:
+    receipt = Receipt.model_validate(RECEIPT)
+    assert receipt.model_dump(mode="json") == RECEIPT
+    assert Receipt.model_validate_json(receipt.model_dump_json()) == receipt
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("examples", 1200),
+        ("loss", 0.3),
+        ("outcome", {"status": "maybe"}),
+        ("outcome", {"status": "completed", "accuracy": 0.9}),
+        ("epsilon_spent", -1.0),
+        ("site", "Alpha"),
+    ],
+)
+def test_a_receipt_has_no_room_for_what_depends_on_data(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError):
+        Receipt.model_validate(RECEIPT | {field: value})
