@@ -1,0 +1,135 @@
+"""Fixed point in the ring of integers mod 2^32: from an update to what is masked, and from the sum back.
+
+A coordinate ``x`` becomes ``x * scale`` rounded at random to one of its two neighbours so that the mean is
+exact (stochastic rounding; Gupta et al. 2015, section 3.1), in two's complement. Before anything is encoded
+it is proved that the sum of all sites' values stays below 2^31 in magnitude, so the ring never wraps:
+otherwise :class:`~tacit.errors.EncodingRange`.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.randomness import RandomSource, uniform
+from tacit.errors import EncodingRange
+
+_HALF_RING = 2**31
+_BLOCK = 1 << 16
+
+
+def largest_magnitude(scale: float, value_bound: float) -> int:
+    """Return ``ceil(value_bound * scale)``, exactly: how far from zero one encoded coordinate can be."""
+    return math.ceil(Fraction(scale) * Fraction(value_bound))
+
+
+def check_range(scale: float, value_bound: float, summands: int) -> None:
+    """Prove that a sum of ``summands`` encoded vectors cannot wrap: ``summands * ceil(bound * scale) <
+    2^31``.
+
+    Raises:
+        EncodingRange: it could wrap, or the parameters are not finite and above zero.
+    """
+    if not (math.isfinite(scale) and math.isfinite(value_bound) and scale > 0 and value_bound > 0):
+        raise EncodingRange(
+            f"scale {scale} and value bound {value_bound} were given; both must be finite and above zero"
+        )
+    if summands < 1:
+        raise EncodingRange(f"a sum of {summands} vectors was asked for; expected at least one")
+    reach = summands * largest_magnitude(scale, value_bound)
+    if reach >= _HALF_RING:
+        raise EncodingRange(
+            f"{summands} sites with values up to {value_bound} at scale {scale} can reach {reach}; "
+            f"a 32-bit ring holds sums below {_HALF_RING}",
+            hint=f"use a scale below {_HALF_RING / (summands * value_bound):.6g}, or a smaller value bound",
+        )
+
+
+def encode(
+    values: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    scale: float,
+    value_bound: float,
+    source: RandomSource,
+    *,
+    summands: int,
+) -> npt.NDArray[np.uint32]:
+    """Clip to ``[-value_bound, value_bound]``, scale, and round at random without bias.
+
+    Args:
+        values: float32 or float64, shape [d].
+        scale: ring units for one unit of ``values``.
+        value_bound: the clip, in units of ``values``.
+        source: randomness of the rounding.
+        summands: how many such vectors will be added: the size of the cohort.
+
+    Returns:
+        uint32, shape [d], two's complement.
+
+    Raises:
+        EncodingRange: the sum could wrap, or ``values`` is not a finite vector of that type. Nothing was
+            drawn.
+    """
+    check_range(scale, value_bound, summands)
+    if values.ndim != 1 or values.dtype not in (np.float32, np.float64):
+        raise EncodingRange(f"got {values.dtype}{list(values.shape)}; expected float32[d] or float64[d]")
+    if not np.isfinite(values).all():
+        raise EncodingRange(
+            "the update holds NaN or infinity, which has no fixed-point form",
+            hint="lower the learning rate; a diverged round cannot be aggregated",
+        )
+    reach = float(largest_magnitude(scale, value_bound))
+    encoded = np.empty(values.shape[0], dtype=np.uint32)
+    for start in range(0, values.shape[0], _BLOCK):
+        block = np.clip(values[start : start + _BLOCK].astype(np.float64), -value_bound, value_bound) * scale
+        # A float product may round past the exact bound by one unit in the last place; the proof is about
+        # `reach`.
+        block = np.clip(block, -reach, reach)
+        below = np.floor(block)
+        rounded = below + (uniform(source, block.shape[0]) < block - below)
+        encoded[start : start + _BLOCK] = rounded.astype(np.int64).astype(np.uint32)
+    return encoded
+
+
+def decode(
+    total: npt.NDArray[np.uint32], scale: float, count: int, *, value_bound: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Return the sum of ``count`` encoded vectors as float64, shape [d], in units of the update (not their
+    mean).
+
+    Args:
+        total: uint32, shape [d].
+        scale: as encoded.
+        count: how many vectors were added.
+        value_bound: when given, the sum must also lie where ``count`` vectors within it can reach.
+
+    Raises:
+        EncodingRange: not a uint32 vector, no summands, or a sum that ``count`` encoded vectors cannot have.
+    """
+    if total.ndim != 1 or total.dtype != np.uint32:
+        raise EncodingRange(f"got {total.dtype}{list(total.shape)}; expected uint32[d]")
+    if count < 1:
+        raise EncodingRange(f"a sum of {count} vectors cannot be decoded; expected at least one")
+    if value_bound is not None:
+        check_sum(total, scale, value_bound, count)
+    return total.view(np.int32).astype(np.float64) / scale
+
+
+def check_sum(total: npt.NDArray[np.uint32], scale: float, value_bound: float, count: int) -> None:
+    """Check that ``total`` is a sum that ``count`` encoded vectors can have.
+
+    Masks that did not cancel leave uniform ring elements, of which nearly all lie outside.
+
+    Raises:
+        EncodingRange: some coordinate is out of reach.
+    """
+    check_range(scale, value_bound, count)
+    reach = count * largest_magnitude(scale, value_bound)
+    signed = total.view(np.int32)
+    if signed.size and (int(signed.max()) > reach or int(signed.min()) < -reach):
+        raise EncodingRange(
+            f"the sum lies outside what {count} sites with values to {value_bound} reach at scale {scale}: "
+            "the masks did not cancel, or a site sent values beyond the bound"
+        )

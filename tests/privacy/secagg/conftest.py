@@ -1,0 +1,246 @@
+"""A step in memory: real identities, real machines, and links that the test delivers from as it likes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import deque
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from certs.identity import Identity
+from certs.names import PeerName
+from privacy.randomness import SeededRandomSource
+from privacy.secagg import (
+    Burnt,
+    CoordinatorMachine,
+    Fault,
+    Ready,
+    Send,
+    SendTo,
+    SiteMachine,
+    SitePhase,
+    StepDescriptor,
+    Summed,
+    default_collusion_bound,
+    default_threshold,
+)
+from privacy.secagg.messages import Message
+from tacit.errors import IllegalEvent, ProtocolViolation
+
+NAMES = ("alpha", "beta", "delta", "epsilon", "gamma", "iota", "kappa", "theta", "zeta")
+
+
+@lru_cache
+def identity(name: str) -> Identity:
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"test identity {name}".encode()).digest())
+    return Identity(PeerName("tests", "site", name), b"", key)
+
+
+def describe(n: int, **changes: Any) -> StepDescriptor:
+    fields: dict[str, Any] = {
+        "run_id": "00112233445566ff",
+        "epoch": 3,
+        "round": 3,
+        "step": 4,
+        "cohort": NAMES[:n],
+        "threshold": default_threshold(n),
+        "min_cohort": 2,
+        "collusion_bound": default_collusion_bound(n),
+        "ring_bits": 32,
+        "scale": 65536.0,
+        "value_bound": 16.0,
+        "length": 5,
+        "order_digest": "sha256:" + "ab" * 32,
+    }
+    return StepDescriptor(**(fields | changes))
+
+
+#: Equal by value, and nothing in them can change.
+Immutable = StepDescriptor | Message
+
+
+def freeze(thing: Any) -> Any:
+    """A machine's whole state as a comparable value."""
+    if isinstance(thing, int | float | str | bytes | Immutable | None):
+        return thing
+    if isinstance(thing, np.ndarray | bytearray | memoryview):
+        return bytes(thing)
+    if hasattr(thing, "hexdigest"):
+        return thing.digest()
+    if isinstance(thing, dict):
+        return tuple((freeze(k), freeze(v)) for k, v in thing.items())
+    if isinstance(thing, list | tuple | deque | set):
+        return tuple(map(freeze, thing))
+    if type(thing).__module__.startswith("privacy.secagg"):
+        slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+        fields = getattr(thing, "__dict__", {}) | {name: getattr(thing, name) for name in slots}
+        return type(thing).__name__, freeze(fields)
+    return id(thing)
+
+
+class Step:
+    """One step of ``n`` sites. Frames wait in ``up`` and ``down`` until a test delivers them.
+
+    ``tamper_up(site, frame) -> frame or None`` sees each frame on its way to the coordinator.
+    """
+
+    def __init__(self, n: int = 4, *, seed: int = 0, auto_upload: bool = True, open_uploads_bytes=None, **changes):
+        self.descriptor = describe(n, **changes)
+        self.names = self.descriptor.cohort
+        self.identities = {name: identity(name) for name in self.names}
+        self.roster = {name: one.public for name, one in self.identities.items()}
+        limits = {} if open_uploads_bytes is None else {"open_uploads_bytes": open_uploads_bytes}
+        self.coordinator = CoordinatorMachine(self.roster, self.descriptor, **limits)
+        self.sites = {
+            name: SiteMachine(name, one, self.roster, self.descriptor, SeededRandomSource(seed, f"{name}/{n}").bytes)
+            for name, one in self.identities.items()
+        }
+        bound = int(self.descriptor.scale * self.descriptor.value_bound)
+        rng = np.random.default_rng(seed)
+        self.vectors = {
+            name: rng.integers(-bound, bound + 1, self.descriptor.length).astype(np.int64).astype(np.uint32)
+            for name in self.names
+        }
+        self.up: dict[str, deque[bytes]] = {name: deque() for name in self.names}
+        self.down: dict[str, deque[bytes]] = {name: deque() for name in self.names}
+        self.auto_upload = auto_upload
+        self.tamper_up: Any = None
+        self.sent: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
+        self.effects: list[Any] = []
+        self.gone: set[str] = set()
+        self.site_errors: dict[str, ProtocolViolation] = {}
+
+    # What happened.
+
+    @property
+    def result(self) -> Summed | Burnt | None:
+        ends = [effect for effect in self.effects if isinstance(effect, Summed | Burnt)]
+        assert len(ends) <= 1, "a step ends once"
+        return ends[0] if ends else None
+
+    @property
+    def faults(self) -> dict[str, ProtocolViolation]:
+        return {effect.site: effect.error for effect in self.effects if isinstance(effect, Fault)}
+
+    def expected(self, survivors) -> np.ndarray:
+        return sum((self.vectors[name] for name in survivors), np.zeros(self.descriptor.length, np.uint32))
+
+    def assert_exact(self, *, survivors=None) -> None:
+        assert isinstance(self.result, Summed), self.result
+        if survivors is not None:
+            assert self.result.survivors == tuple(sorted(survivors))
+        np.testing.assert_array_equal(self.result.total, self.expected(self.result.survivors))
+
+    def assert_burnt(self, *words: str) -> None:
+        assert isinstance(self.result, Burnt), self.result
+        for word in words:
+            assert word in self.result.reason
+
+    # What to do.
+
+    def start(self) -> Step:
+        for name, site in self.sites.items():
+            self._site_effects(name, site.start())
+        return self
+
+    def deliver_up(self, name: str) -> None:
+        frame = self.up[name].popleft()
+        if self.tamper_up is not None:
+            frame = self.tamper_up(name, frame)
+            if frame is None:
+                return
+        self.give_coordinator(name, frame)
+
+    def give_coordinator(self, name: str, frame: bytes) -> None:
+        before = freeze(self.coordinator)
+        try:
+            effects = self.coordinator.receive(name, frame)
+        except IllegalEvent:
+            assert freeze(self.coordinator) == before, "an illegal event changed the coordinator"
+            return
+        self.received.append((name, frame))
+        self.coordinator_effects(effects)
+
+    def deliver_down(self, name: str) -> None:
+        self.give_site(name, self.down[name].popleft())
+
+    def give_site(self, name: str, frame: bytes) -> None:
+        before = freeze(self.sites[name])
+        try:
+            effects = self.sites[name].receive(frame)
+        except IllegalEvent:
+            assert freeze(self.sites[name]) == before, "an illegal event changed a site"
+            return
+        except ProtocolViolation as error:
+            assert self.sites[name].phase is SitePhase.FAILED
+            self.site_errors[name] = error
+            self.lose(name)
+            return
+        self.sent.append((name, frame))
+        self._site_effects(name, effects)
+
+    def lose(self, name: str) -> None:
+        self.gone.add(name)
+        self.up[name].clear()
+        self.down[name].clear()
+        self.coordinator_effects(self.coordinator.lost(name))
+
+    def deadline(self) -> None:
+        self.coordinator_effects(self.coordinator.deadline())
+
+    def run(self, until=None) -> Step:
+        """Deliver everything in order, until nothing is left or ``until()`` holds."""
+        moved = True
+        while moved:
+            moved = False
+            for name in self.names:
+                for queue, deliver in ((self.up, self.deliver_up), (self.down, self.deliver_down)):
+                    if queue[name]:
+                        if until is not None and until():
+                            return self
+                        deliver(name)
+                        moved = True
+        return self
+
+    def run_to(self, phase: SitePhase) -> Step:
+        """Run until every site of the step is in ``phase``."""
+        return self.run(until=lambda: all(self.sites[n].phase is phase for n in self.names if n not in self.gone))
+
+    def coordinator_effects(self, effects) -> None:
+        for effect in effects:
+            self.effects.append(effect)
+            if isinstance(effect, SendTo) and effect.site not in self.gone:
+                self.down[effect.site].append(effect.frame)
+
+    def _site_effects(self, name: str, effects) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.up[name].append(effect.frame)
+            elif isinstance(effect, Ready) and self.auto_upload:
+                self._site_effects(name, self.sites[name].upload(self.vectors[name]))
+
+    def upload(self, name: str) -> None:
+        self._site_effects(name, self.sites[name].upload(self.vectors[name]))
+
+
+@pytest.fixture(scope="session")
+def make_step():
+    """The class :class:`Step`: make_step(n, **descriptor changes)."""
+    return Step
+
+
+@pytest.fixture(scope="session")
+def make_descriptor():
+    """make_descriptor(n, **changes) -> StepDescriptor"""
+    return describe
+
+
+@pytest.fixture(scope="session")
+def replace():
+    return dataclasses.replace

@@ -1,0 +1,297 @@
+"""Every wire message: golden bytes, a round trip, and decoders that are total and canonical."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.secagg import messages
+from privacy.secagg.messages import (
+    MAX_FRAME_BYTES,
+    Announce,
+    Chunk,
+    DeliveredParcel,
+    Grant,
+    KeyAdvert,
+    Lock,
+    LockRequest,
+    Offer,
+    OfferedParcel,
+    Reveal,
+    RevealedRow,
+    RevealRequest,
+    chunks_of,
+    decode,
+    lock_digest,
+)
+from privacy.secagg.threshold import MAX_COHORT
+from tacit.errors import MalformedMessage
+
+CTX = b"\xcc" * 32
+ALPHA, BETA = "05616c706861", "0462657461"  # length, then ASCII
+
+
+def h(byte: str, size: int = 32) -> str:
+    """``size`` times one byte, as hex."""
+    return byte * size
+
+
+GOLDEN = {
+    "key advert": (
+        KeyAdvert(CTX, bytes(range(8)), 7, "alpha", b"\x11" * 32, b"\x22" * 64),
+        "0101" + h("cc") + "0001020304050607" + "00000007" + ALPHA + h("11") + h("22", 64),
+    ),
+    "offer": (
+        Offer(
+            CTX,
+            b"\x11" * 32,
+            "alpha",
+            80_000,
+            b"\x22" * 32,
+            b"\x33" * 32,
+            (OfferedParcel("beta", b"\x44" * 32, b"\x55" * 32, b"box"),),
+            b"\x66" * 64,
+        ),
+        "0102" + h("cc") + h("11") + ALPHA + "00013880" + h("22") + h("33")
+        + "01" + BETA + h("44") + h("55") + "00000003" + "626f78" + h("66", 64),
+    ),
+    "chunk": (Chunk(CTX, 2, b"\1\2\3\4"), "0103" + h("cc") + "00000002" + "00000004" + "01020304"),
+    "lock": (
+        Lock(CTX, b"\x11" * 32, ("beta",), b"\x22" * 64),
+        "0104" + h("cc") + h("11") + "01" + BETA + h("22", 64),
+    ),
+    "reveal": (
+        Reveal(
+            CTX,
+            b"\x11" * 32,
+            b"\x22" * 32,
+            (("beta", b"\x33" * 32),),
+            (RevealedRow("alpha", (b"\x44" * 33, b"\x55" * 32)),),
+        ),
+        "0105" + h("cc") + h("11") + h("22") + "01" + BETA + h("33")
+        + "01" + ALPHA + "02" + "01" + h("44", 33) + "00" + h("55"),
+    ),
+    "announce": (
+        Announce(CTX, b"{}", (b"one", b"two")),
+        "0110" + h("cc") + "00000002" + "7b7d" + "02" + "00000003" + "6f6e65" + "00000003" + "74776f",
+    ),
+    "grant": (Grant(CTX), "0111" + h("cc")),
+    "lock request": (
+        LockRequest(
+            CTX,
+            (("alpha", b"\x11" * 32), ("beta", b"\x22" * 32)),
+            (DeliveredParcel("beta", b"\x33" * 32, b"box"),),
+        ),
+        "0112" + h("cc") + "02" + ALPHA + h("11") + BETA + h("22") + "01" + BETA + h("33") + "00000003" + "626f78",
+    ),
+    "reveal request": (
+        RevealRequest(CTX, b"\x11" * 32, (("alpha", b"\x22" * 64),)),
+        "0113" + h("cc") + h("11") + "01" + ALPHA + h("22", 64),
+    ),
+}  # fmt: skip
+
+
+def test_every_message_has_golden_bytes():
+    assert {type(message) for message, _ in GOLDEN.values()} == set(messages._MESSAGES.values())
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_golden_bytes(kind):
+    message, expected = GOLDEN[kind]
+    assert message.encode().hex() == expected
+    assert decode(bytes.fromhex(expected)) == message
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_every_truncation_and_extension_is_malformed(kind):
+    frame = GOLDEN[kind][0].encode()
+    for size in range(len(frame)):
+        with pytest.raises(MalformedMessage):
+            decode(frame[:size])
+    with pytest.raises(MalformedMessage, match="follow the end"):
+        decode(frame + b"\0")
+
+
+def decode_or_refuse(data: bytes) -> None:
+    """What decodes writes back to the same bytes; anything else is a MalformedMessage."""
+    try:
+        message = decode(data)
+    except MalformedMessage:
+        return
+    assert message.encode() == data
+
+
+@given(st.binary(max_size=300))
+def test_decoding_is_total_on_any_bytes(data):
+    decode_or_refuse(data)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(sorted(messages._MESSAGES)), st.binary(max_size=400))
+def test_decoding_is_total_behind_a_good_header(kind, body):
+    decode_or_refuse(bytes([messages.VERSION, kind]) + CTX + body)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(sorted(GOLDEN)),
+    st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_decoding_is_total_and_canonical_on_damaged_messages(kind, damage):
+    frame = bytearray(GOLDEN[kind][0].encode())
+    for at, byte in damage:
+        frame[at % len(frame)] = byte
+    decode_or_refuse(bytes(frame))
+
+
+names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+hashes, signatures, boxes = (st.binary(min_size=n, max_size=m) for n, m in ((32, 32), (64, 64), (0, 80)))
+
+
+def keyed(*parts):
+    """A sorted tuple of tuples that begin with distinct names."""
+    return st.dictionaries(names, st.tuples(*parts), max_size=5).map(
+        lambda entries: tuple((name, *entries[name]) for name in sorted(entries))
+    )
+
+
+entries = st.lists(hashes | st.binary(min_size=33, max_size=33), max_size=5).map(tuple)
+number = st.integers(0, 2**32 - 1)
+any_message = st.one_of(
+    st.builds(KeyAdvert, hashes, st.binary(min_size=8, max_size=8), number, names, hashes, signatures),
+    st.builds(
+        Offer,
+        hashes,
+        hashes,
+        names,
+        number,
+        hashes,
+        hashes,
+        keyed(hashes, hashes, boxes).map(lambda rows: tuple(OfferedParcel(*row) for row in rows)),
+        signatures,
+    ),
+    st.builds(Chunk, hashes, number, boxes),
+    st.builds(Lock, hashes, hashes, keyed().map(lambda rows: tuple(row[0] for row in rows)), signatures),
+    st.builds(
+        Reveal,
+        hashes,
+        hashes,
+        hashes,
+        keyed(hashes),
+        keyed(entries).map(lambda rows: tuple(RevealedRow(*row) for row in rows)),
+    ),
+    st.builds(Announce, hashes, boxes, st.lists(boxes, max_size=5).map(tuple)),
+    st.builds(Grant, hashes),
+    st.builds(
+        LockRequest,
+        hashes,
+        keyed(hashes),
+        keyed(hashes, boxes).map(lambda rows: tuple(DeliveredParcel(*row) for row in rows)),
+    ),
+    st.builds(RevealRequest, hashes, hashes, keyed(signatures)),
+)
+
+
+@given(any_message)
+def test_every_message_survives_a_round_trip(message):
+    assert decode(message.encode()) == message
+
+
+def reframe(kind, *parts):
+    return bytes([1, kind]) + CTX + b"".join(bytes.fromhex(part) for part in parts)
+
+
+OFFERED_BETA = BETA + h("44") + h("55") + "00000000"
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (b"\2\1" + CTX, "protocol version 2"),
+        (b"\1\x77" + CTX, "unknown type 119"),
+        (reframe(4, h("11"), "02", BETA, ALPHA, h("22", 64)), "not sorted"),
+        (reframe(4, h("11"), "02", BETA, BETA, h("22", 64)), "repeated"),
+        (reframe(18, "02", ALPHA, h("11"), ALPHA, h("22"), "00"), "repeated"),
+        (reframe(18, "00", "02", BETA, h("11"), "00000000", ALPHA, h("11"), "00000000"), "not sorted"),
+        (reframe(19, h("11"), "02", BETA, h("22", 64), BETA, h("22", 64)), "repeated"),
+        (reframe(5, h("11"), h("22"), "02", BETA, h("33"), ALPHA, h("33"), "00"), "not sorted"),
+        (reframe(5, h("11"), h("22"), "00", "02", BETA, "00", BETA, "00"), "repeated"),
+        (reframe(5, h("11"), h("22"), "00", "01", BETA, "01", "02", h("33")), "tagged 2"),
+        (reframe(2, h("11"), ALPHA, "00000001", h("22"), h("33"), "02", OFFERED_BETA * 2, h("66", 64)), "repeated"),
+        (reframe(4, h("11"), "81"), "at most 128"),
+        (reframe(4, h("11"), "01", "0441424344", h("22", 64)), "not a site name"),
+        (reframe(4, h("11"), "01", "00", h("22", 64)), "not a site name"),
+        (reframe(4, h("11"), "01", "022d61", h("22", 64)), "not a site name"),
+        (reframe(4, h("11"), "01", "0261c3", h("22", 64)), "not a site name"),
+        (reframe(3, "00000000", "ffffffff", "00"), "a field needs"),
+        (b"\1\3" + CTX + bytes(MAX_FRAME_BYTES), "at most 1048640"),
+    ],
+)
+def test_what_is_wrong_is_said(frame, words):
+    with pytest.raises(MalformedMessage, match=words):
+        decode(frame)
+
+
+def test_signatures_cover_everything_before_them():
+    for kind in ("key advert", "offer"):
+        message, expected = GOLDEN[kind]
+        assert message.signed_part() == bytes.fromhex(expected)[:-64]
+
+
+def test_upload_hash_covers_every_field_of_the_offer(replace):
+    offer = GOLDEN["offer"][0]
+    parcel = offer.parcels[0]
+    variants = [
+        offer,
+        replace(offer, ctx=b"\0" * 32),
+        replace(offer, session=b"\0" * 32),
+        replace(offer, name="beta"),
+        replace(offer, length=1),
+        replace(offer, vector_hash=b"\0" * 32),
+        replace(offer, self_commitment=b"\0" * 32),
+        replace(offer, parcels=(replace(parcel, peer="gamma"),)),
+        replace(offer, parcels=(replace(parcel, pair_commitment=b"\0" * 32),)),
+        replace(offer, parcels=(replace(parcel, row_digest=b"\0" * 32),)),
+        replace(offer, parcels=(replace(parcel, box=b"xob"),)),
+    ]
+    assert len({variant.upload_hash() for variant in variants}) == len(variants)
+
+
+def test_lock_digest_covers_step_setup_survivors_and_uploads():
+    survivors = (("alpha", b"\1" * 32), ("beta", b"\2" * 32))
+    digests = {
+        lock_digest(CTX, b"\3" * 32, survivors),
+        lock_digest(b"\0" * 32, b"\3" * 32, survivors),
+        lock_digest(CTX, b"\0" * 32, survivors),
+        lock_digest(CTX, b"\3" * 32, survivors[:1]),
+        lock_digest(CTX, b"\3" * 32, (("alpha", b"\1" * 32), ("beta", b"\0" * 32))),
+        lock_digest(CTX, b"\3" * 32, (("alpha", b"\1" * 32), ("gamma", b"\2" * 32))),
+    }
+    assert len(digests) == 6
+
+
+def test_chunks_carry_the_vector_in_order_and_stay_below_a_mebibyte_of_payload(monkeypatch):
+    vector = bytes(range(256)) * 5
+    monkeypatch.setattr(messages, "CHUNK_BYTES", 1000)
+    chunks = [decode(frame) for frame in chunks_of(CTX, memoryview(vector))]
+    assert [chunk.index for chunk in chunks] == [0, 1]
+    assert b"".join(chunk.payload for chunk in chunks) == vector
+    assert len(chunks[0].payload) == 1000
+
+
+def test_the_largest_cohort_fits_into_frames():
+    """With 128 sites the messages that grow with the square of the cohort stay below the limit."""
+    everyone = [f"{i:03d}" + "x" * 60 for i in range(MAX_COHORT)]
+    box = bytes(MAX_COHORT * 33 + 16)
+    offer = Offer(
+        CTX, CTX, everyone[0], 1, CTX, CTX, tuple(OfferedParcel(n, CTX, CTX, box) for n in everyone[1:]), bytes(64)
+    )
+    request = LockRequest(
+        CTX, tuple((n, CTX) for n in everyone), tuple(DeliveredParcel(n, CTX, box) for n in everyone[1:])
+    )
+    row = (bytes(33),) * MAX_COHORT
+    reveal = Reveal(CTX, CTX, CTX, (), tuple(RevealedRow(n, row) for n in everyone[1:]))
+    for message in (offer, request, reveal):
+        frame = message.encode()
+        assert len(frame) < MAX_FRAME_BYTES
+        assert decode(frame) == message
+    assert len(Chunk(CTX, 0, bytes(messages.CHUNK_BYTES)).encode()) <= MAX_FRAME_BYTES
