@@ -1,0 +1,155 @@
+"""``tacit ledger``: what a site has spent, and whether its account of it is whole."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tacit.errors import LedgerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from certs.identity import PeerIdentity
+    from privacy.ledger import LedgerStatement
+
+app = typer.Typer(
+    help="What a site has spent: show, verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+_SHOW_EPILOG = """
+\b
+Examples:
+  tacit ledger show sites/alpha                    a site's folder
+  tacit ledger show copies/alpha-2027.sqlite       a copy of its ledger
+  tacit ledger show sites/alpha --json
+"""
+
+_VERIFY_EPILOG = """
+\b
+Examples:
+  tacit ledger verify sites/alpha
+  tacit ledger verify alpha.sqlite --certificate alpha-identity.pem --ca ca.pem
+  tacit ledger verify alpha.sqlite --hashes-only
+
+Exits with 6 when the log does not verify. A log that was cut back to an older state verifies: only somebody who
+remembers a later tree head, the coordinator or an auditor, can tell.
+"""
+
+
+@app.command(epilog=_SHOW_EPILOG)
+def show(
+    place: Path = typer.Argument(..., help="A site's folder, or a ledger file."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Show what was spent on each dataset, by which run, and what is left. Works while the agent runs."""
+    from privacy.ledger import Ledger, statement
+
+    path = _ledger_file(place)
+    with Ledger.open_readonly(path) as ledger:
+        page = statement(ledger)
+    if as_json:
+        typer.echo(json.dumps({"ledger": str(path), **page.model_dump(mode="json")}, indent=2))
+        return
+    from rich.console import Console
+
+    _print(Console(), path, page)
+
+
+@app.command(epilog=_VERIFY_EPILOG)
+def verify(
+    place: Path = typer.Argument(..., help="A site's folder, or a ledger file."),
+    certificate: Path | None = typer.Option(None, help="The site's identity.pem, for a ledger outside its folder."),
+    ca: Path | None = typer.Option(None, help="The consortium's ca.pem, to go with --certificate."),
+    hashes_only: bool = typer.Option(False, "--hashes-only", help="Do not check who signed the tree head."),
+) -> None:
+    """Check every entry, the tree over them and the site's signature; print the tree head."""
+    from privacy.ledger import Ledger
+
+    path = _ledger_file(place)
+    with Ledger.open_readonly(path) as ledger:
+        head = ledger.tree_head()
+        signer = None if hashes_only else _signer(path, certificate, ca, datetime.fromisoformat(head.timestamp))
+        ledger.verify(signer)
+    typer.echo(f"verified  {path}")
+    typer.echo(f"entries   {head.size}")
+    typer.echo(f"root      {head.root}")
+    typer.echo(f"time      {head.timestamp}")
+    typer.echo(f"signed    {f'by {signer.name}' if signer else 'not checked (--hashes-only)'}")
+
+
+def _ledger_file(place: Path) -> Path:
+    return place / "state" / "ledger.sqlite" if place.is_dir() else place
+
+
+def _signer(path: Path, certificate: Path | None, ca: Path | None, at: datetime) -> PeerIdentity:
+    """The identity that must have signed, valid when it did: an old ledger outlives its certificate."""
+    from certs.identity import PeerIdentity, TrustAnchor
+    from certs.pemfiles import CA_CERTIFICATE, IDENTITY_CERTIFICATE, certificate_pem, read_certificate
+
+    pki = path.resolve().parent.parent / "pki"
+    certificate = certificate or pki / IDENTITY_CERTIFICATE
+    ca = ca or pki / CA_CERTIFICATE
+    for file, option in ((certificate, "--certificate"), (ca, "--ca")):
+        if not file.is_file():
+            raise LedgerError(
+                f"the signature cannot be checked: there is no {file}",
+                hint=f"give the site's identity.pem and the consortium's ca.pem ({option}), or say --hashes-only",
+            )
+    pem = certificate_pem(read_certificate(certificate))
+    return PeerIdentity.from_certificate(pem, TrustAnchor.load(ca), at=at, source=str(certificate))
+
+
+def _print(console: Console, path: Path, page: LedgerStatement) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    head = page.tree_head
+    console.print(Text(f"ledger {path}"))
+    console.print(Text(f"{head.size} entries, root {head.root[:16]}, {head.timestamp}"))
+    for agreement in page.agreements:
+        title = agreement.summary.get("title", "")
+        force = "in force" if agreement.in_force else "withdrawn"
+        console.print(Text(f"agreement {agreement.agreement_digest[:23]} {title} ({force})"))
+    if not page.datasets:
+        console.print("nothing has been spent")
+    for dataset in page.datasets:
+        title = Text(f"dataset {dataset.dataset} (epsilon at delta {dataset.delta:g})")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("run", no_wrap=True)
+        for column in ("spent", "limit", "left", "steps", "done", "lost", "open"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for run in dataset.runs:
+            left = None if run.epsilon is None else max(run.epsilon_limit - run.epsilon, 0.0)
+            counts = (run.reserved, run.committed, run.forfeited, run.open)
+            table.add_row(
+                Text(run.run_id), _number(run.epsilon), _number(run.epsilon_limit), _number(left), *map(str, counts)
+            )
+        table.add_section()
+        totals = [sum(getattr(run, name) for run in dataset.runs) for name in ("reserved", "committed", "forfeited")]
+        table.add_row(
+            "lifetime",
+            _number(dataset.epsilon),
+            _number(dataset.epsilon_limit),
+            _number(dataset.epsilon_left),
+            *map(str, (*totals, sum(run.open for run in dataset.runs))),
+        )
+        console.print(table)
+        if not dataset.noise_secret:
+            console.print("a test seed was used on this dataset: NO PRIVACY IS CLAIMED for it")
+    for item in page.open_reservations:
+        console.print(
+            Text(f"open: run {item.run_id} round {item.round} step {item.step} on {item.dataset} (entry {item.entry})")
+        )
+
+
+def _number(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.3f}"
