@@ -1,0 +1,67 @@
+"""The sentences of a report that are the same for every run: trust model, limits, what leaves a site.
+
+After sections 2 and 4 of the design. They belong to the facts, so that the JSON report carries them too.
+"""
+
+from __future__ import annotations
+
+from privacy.report.facts import EgressFacts, TrustFacts
+
+TRUST = TrustFacts(
+    adversaries=(
+        "The coordinator, curious or malicious: it sees the whole transcript and learns sums over at least the agreed "
+        "minimum cohort. It may lie about keys, cohorts, models and survivors.",
+        "Up to c colluding sites, possibly together with the coordinator. One curious partner is c = 1.",
+        "The public: whoever receives the released adapter.",
+    ),
+    sites_trust=(
+        "its own machine",
+        "the package version its steward installed",
+        "the consortium CA's binding of names to keys",
+    ),
+    sites_do_not_trust=("the coordinator", "code shipped by the coordinator"),
+    out_of_scope=(
+        "A site that lies about its own data (poisoning), beyond what clipping limits.",
+        "Side channels on a site's own machine. How long a site takes for a round is visible to the coordinator.",
+        "The privacy of the public base model's own training data.",
+    ),
+)
+
+EGRESS: tuple[EgressFacts, ...] = (
+    EgressFacts(
+        kind="Keys for this step",
+        channel="aggregation",
+        content="Public keys, signed by the site's identity key.",
+        protection="Nothing in them depends on data.",
+    ),
+    EgressFacts(
+        kind="Masked update",
+        channel="aggregation",
+        content="The noised adapter update, encoded in a 32-bit ring and masked: by far the largest part.",
+        protection="Only the sum over enough sites can be opened. The noise inside protects records even if it were.",
+    ),
+    EgressFacts(
+        kind="Lock and reveal",
+        channel="aggregation",
+        content="A signature on the list of survivors, then shares of mask seeds.",
+        protection="Shares open the sum of the locked survivors and nothing else. Nothing in them depends on data.",
+    ),
+    EgressFacts(
+        kind="Progress",
+        channel="aggregation",
+        content="The name of the phase the site is in.",
+        protection="Public. Its timing is visible.",
+    ),
+    EgressFacts(
+        kind="Receipt",
+        channel="Flower",
+        content="Outcome, epsilon spent, bytes sent, and the signed tree head of the ledger.",
+        protection="A function of public parameters and of the ledger's hashes.",
+    ),
+    EgressFacts(
+        kind="Membership",
+        channel="Flower",
+        content="Registration, heartbeats and polls of the site's SuperNode.",
+        protection="Public. Not counted in the bytes below.",
+    ),
+)
