@@ -64,11 +64,12 @@ def ledgers(facts: ReportFacts) -> Html:
         (
             site.site,
             Number(str(site.tree_head.size)),
+            site.tree_head.timestamp,
             element("span", site.tree_head.root, class_="hash"),
             element("span", site.tree_head.signature, class_="hash"),
         )
         if site.tree_head is not None
-        else (site.site, Number("none"), "none", "none")
+        else (site.site, Number("none"), "none", "none", "none")
         for site in facts.sites
     ]
     return section(
@@ -78,7 +79,7 @@ def ledgers(facts: ReportFacts) -> Html:
             "Each site keeps a tamper-evident log of what it spent and sent (RFC 6962). These are the last signed "
             "states it reported. A ledger that no longer contains one of them was rolled back or replaced.",
         ),
-        table("Tree heads.", ("Site", "Entries", "Root", "Signature"), rows, wide=(2,), stack=True),
+        table("Tree heads.", ("Site", "Entries", "Signed", "Root", "Signature"), rows, wide=(3,), stack=True),
     )
 
 

@@ -129,6 +129,8 @@ class TreeHeadFacts(Strict):
 
     size: int
     root: str
+    #: when it was signed, RFC 3339; the signature covers size, root and this
+    timestamp: str
     signature: str
 
 

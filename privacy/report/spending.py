@@ -131,4 +131,9 @@ def _step(step: int, round_: int, receipt: Receipt | None, charged: int, cost: _
 def _tree_head(receipt: Receipt | None) -> TreeHeadFacts | None:
     if receipt is None or not receipt.tree_root:
         return None
-    return TreeHeadFacts(size=receipt.tree_size, root=receipt.tree_root, signature=receipt.tree_signature)
+    return TreeHeadFacts(
+        size=receipt.tree_size,
+        root=receipt.tree_root,
+        timestamp=receipt.tree_timestamp,
+        signature=receipt.tree_signature,
+    )

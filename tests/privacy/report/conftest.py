@@ -159,6 +159,7 @@ class RunWriter:
                 "bytes_sent": 609_321 + len(site) if status == "completed" else 412,
                 "tree_size": 3 * step + 1,
                 "tree_root": f"{step:02x}{len(site):02x}" * 16,
+                "tree_timestamp": "2026-03-05T09:30:00.000Z",
                 "tree_signature": base64.b64encode(bytes([step % 256]) * 64).decode(),
             },
         )

@@ -1,0 +1,271 @@
+"""The site agent's process: checks everything before data is touched, then serves orders until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from certs.anchor import TrustAnchor
+from certs.credentials import channel_credentials, check_validity
+from certs.identity import Identity
+from certs.names import Role
+from client.agent import SiteAgent
+from client.aggregation import GrpcAggregation
+from client.config import SiteHome
+from client.data import LoadedData, load_records
+from client.fleet_api import GRPC_OPTIONS
+from client.supernode import AGENT_SOCKET_VARIABLE, supernode_child
+from client.tunnel import FleetProxy
+from client.wire import tacit_pb2 as pb
+from client.wire import tacit_pb2_grpc as rpc
+from client.workbench import Workbench
+from models.compute import configure_compute
+from privacy.agreement import VerifiedAgreement, load_bundle, verify
+from privacy.ledger import Ledger
+from privacy.policy import SitePolicy, load_policy
+from tacit.errors import AgreementError, CertificateError, ConfigError, LedgerError, Refusal, RefusalReason
+from tacit.sockets import claim_socket
+from tacit.supervisor import ChildEvent, Supervisor
+
+_log = logging.getLogger(__name__)
+
+#: the only dataset of a site, for now; the ledger can hold several
+DATASET = "main"
+_STOP_GRACE_S = 5.0
+_STATUS_TIMEOUT_S = 5.0
+_MESSAGE_MAX_BYTES = 256 << 20
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who the site is and what it agreed to; everything here was verified."""
+
+    identity: Identity
+    agreement: VerifiedAgreement
+    policy: SitePolicy
+
+
+def load_credentials(home: SiteHome) -> Credentials:
+    """Verify certificates, agreement and policy. Nothing of the data or the model is touched.
+
+    Raises:
+        CertificateError, AgreementError, ConfigError: fail closed, one clear reason.
+    """
+    name = check_validity(home.pki)
+    if name.role is not Role.SITE:
+        raise CertificateError(
+            f"{home.pki} holds the certificates of {name}, expected those of a site",
+            hint="issue some with `tacit pki issue --role site`",
+        )
+    anchor = TrustAnchor.load(home.pki / "ca.pem")
+    agreement = verify(load_bundle(home.agreement), anchor, now=datetime.now(UTC))
+    identity = Identity.load(home.pki)
+    pinned = agreement.agreement.roster().get(name.name)
+    if pinned is None or pinned.public_key_bytes != identity.public_key_bytes:
+        raise AgreementError(
+            f"{home.agreement} does not list {name.name} with this site's identity key",
+            hint="use the agreement this site signed, with the keys it signed with",
+        )
+    policy = load_policy(home.policy)
+    if policy.site != name.name:
+        raise ConfigError(f"{home.policy} is the policy of {policy.site}, this site is {name.name}")
+    return Credentials(identity, agreement, policy)
+
+
+def create_ledger(home: SiteHome) -> None:
+    """Begin the site's ledger; done once, when its folder is made.
+
+    An agent never begins one: where a ledger is missing, it was lost, and so was the account of what was spent.
+
+    Raises:
+        CertificateError: the site's identity cannot be used.
+        LedgerError, StorageFull: the file cannot be written.
+    """
+    Ledger.open(home.ledger, Identity.load(home.pki)).close()
+
+
+def is_serving(home: SiteHome) -> bool:
+    """Return whether an agent answers on the site's private socket."""
+    with grpc.insecure_channel(f"unix:{home.socket}") as channel:
+        try:
+            rpc.AgentStub(channel).Status(pb.Empty(), timeout=_STATUS_TIMEOUT_S)
+        except grpc.RpcError:
+            return False
+    return True
+
+
+def summary_of(agreement: VerifiedAgreement) -> dict[str, Any]:
+    """Return what the ledger shows beside an accepted agreement: its title, its limits, who signed."""
+    agreed = agreement.agreement
+    return {
+        "title": agreed.title,
+        "valid_until": agreed.valid_until,
+        "approved_by": list(agreement.approved_by),
+        "epsilon_per_run": agreed.privacy.epsilon_per_run,
+        "epsilon_lifetime": agreed.privacy.epsilon_lifetime,
+        "delta": agreed.privacy.delta,
+    }
+
+
+def load_site_data(home: SiteHome, agreement: VerifiedAgreement) -> LoadedData:
+    """Read and de-identify the site's records.
+
+    Raises:
+        DataError: the file, a column or a label cannot be used.
+    """
+    agreed = agreement.agreement
+    settings = home.settings.data
+    return load_records(
+        home.data_path,
+        settings.text_column,
+        settings.label_column,
+        tuple(agreed.task.labels),
+        profile=agreed.deidentification.profile,
+    )
+
+
+class SiteService:
+    """Everything that runs in ``tacit site serve``.
+
+    Args:
+        home: the site's folder.
+        progress: called with one line for each thing that is ready.
+
+    Raises:
+        TacitError: certificates, agreement, policy, ledger, data or model cannot be used; checked in that order.
+    """
+
+    def __init__(self, home: SiteHome, progress: Progress) -> None:
+        self._home = home
+        credentials = load_credentials(home)
+        agreed = credentials.agreement.agreement
+        progress(f"agreement {agreed.title!r} is signed by {', '.join(credentials.agreement.approved_by)}")
+        claim_socket(home.socket, "a site agent")
+        self._ledger = Ledger.open(home.ledger, credentials.identity, create=False)
+        for key in self._ledger.recover():
+            progress(f"an interrupted step was charged: run {key.run_id}, round {key.round}")
+        self._ledger.accept_agreement(credentials.agreement.digest, summary_of(credentials.agreement))
+        configure_compute(home.settings.torch_threads)
+        data = load_site_data(home, credentials.agreement)
+        progress(f"{len(data.texts)} records read, identifiers replaced: {_counts(data)}")
+        workbench = Workbench(home.settings.base_model, agreed, data)
+        progress(f"base model {agreed.base_model.name} has the agreed digest")
+        self._channel = grpc.secure_channel(
+            home.settings.coordinator, channel_credentials(home.pki), options=GRPC_OPTIONS
+        )
+        self.agent = SiteAgent(
+            identity=credentials.identity,
+            agreement=credentials.agreement,
+            policy=credentials.policy,
+            ledger=self._ledger,
+            workbench=workbench,
+            dataset=DATASET,
+            transport=GrpcAggregation(self._channel),
+        )
+        self._progress = progress
+        self._proxy = FleetProxy(rpc.GatewayStub(self._channel), self._on_refused_code, on_link=self._on_link)
+        self._supernode: Supervisor | None = None
+        self._server = self._private_server()
+
+    def start(self) -> None:
+        """Open the private socket, then start the fleet proxy and the SuperNode."""
+        self._server.start()
+        self._proxy.start()
+        self._supernode = Supervisor(
+            supernode_child(
+                self._home.flower,
+                superlink=self._proxy.address,
+                log_path=self._home.logs / "supernode.log",
+                env={AGENT_SOCKET_VARIABLE: str(self._home.socket)},
+                port=self._home.settings.supernode_port,
+                ready=lambda: self._proxy.node_id is not None,
+            ),
+            on_event=self._on_supernode,
+        ).start()
+
+    def check_children(self) -> None:
+        """Raise the error of a SuperNode that was given up.
+
+        Raises:
+            ProcessError: with the end of its log.
+        """
+        if self._supernode is not None and self._supernode.failure is not None:
+            raise self._supernode.failure
+
+    def stop(self) -> None:
+        """Stop the SuperNode and everything under it, then the sockets, then close the ledger."""
+        if self._supernode is not None:
+            self._supernode.stop()
+        self._proxy.stop()
+        self._server.stop(_STOP_GRACE_S).wait()
+        self._channel.close()
+        self.agent.close()
+        self._home.socket.unlink(missing_ok=True)
+
+    def _private_server(self) -> grpc.Server:
+        server = grpc.server(
+            futures.ThreadPoolExecutor(4, thread_name_prefix="agent"),
+            options=[
+                ("grpc.max_receive_message_length", _MESSAGE_MAX_BYTES),
+                ("grpc.max_send_message_length", _MESSAGE_MAX_BYTES),
+            ],
+        )
+        rpc.add_AgentServicer_to_server(AgentService(self.agent), server)
+        old = os.umask(0o177)  # the socket is born with mode 0600
+        try:
+            server.add_insecure_port(f"unix:{self._home.socket}")
+        finally:
+            os.umask(old)
+        return server
+
+    def _on_link(self, reachable: bool, message: str) -> None:
+        where = self._home.settings.coordinator
+        self._progress(
+            f"connected to the coordinator at {where}"
+            if reachable
+            else f"the coordinator at {where} is not there ({message}); trying again until it is"
+        )
+
+    def _on_supernode(self, event: ChildEvent) -> None:
+        _log.info(event.message, extra={"child": event.name, "kind": event.kind})
+        if event.kind == "exited":
+            # a SuperNode that died cannot sign off itself, and would be kept waiting for its own heartbeat
+            self._proxy.release()
+
+    def _on_refused_code(self, message: str) -> None:
+        _log.error("the coordinator sent what never runs here: %s", message)
+        self.agent.record_refusal(Refusal(RefusalReason.POLICY, message))
+
+
+class AgentService(rpc.AgentServicer):
+    """The agent on its private Unix socket; holds no rule."""
+
+    def __init__(self, agent: SiteAgent) -> None:
+        self._agent = agent
+
+    def Execute(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Carry out an order, return its receipt."""
+        try:
+            return pb.Envelope(json=self._agent.execute(request.json, request.vector))
+        except LedgerError as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
+        raise AssertionError("abort returns only by raising")
+
+    def Status(self, request: pb.Empty, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Return the site's name."""
+        return pb.Envelope(json=json.dumps({"site": self._agent.site}).encode())
+
+
+def _counts(data: LoadedData) -> str:
+    found = [f"{count} {kind}" for kind, count in sorted(dict(data.deidentification).items()) if count]
+    return ", ".join(found) or "none found"

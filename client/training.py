@@ -1,0 +1,80 @@
+"""A site's part of one round: K local steps of DP-SGD from the global adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from models.classifier import AdapterModel
+from models.layout import Vector
+from models.tokens import TokenisedData
+from privacy.dpsgd import DpSgdPlan, HookedGradients, check_independence, noisy_gradient
+from privacy.order import Order
+from privacy.randomness import RandomSource
+from tacit.errors import TrainingError
+
+__all__ = ["TokenisedData", "train_round"]
+
+
+def train_round(
+    model: AdapterModel,
+    data: TokenisedData,
+    global_vector: Vector,
+    order: Order,
+    source: RandomSource,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Vector:
+    """Train the adapter for ``order.training.local_steps`` private steps and return how far it moved.
+
+    Each step takes one noised gradient (:func:`privacy.dpsgd.noisy_gradient`) and one step of SGD with heavy-ball
+    momentum on it: ``v <- momentum v + g; w <- w - learning_rate v``, in float64, with ``v`` zero at the start of
+    each round. Everything after the noise is post-processing.
+
+    The result is a function of the arguments alone: with a seeded source it is the same bit for bit in every process
+    of one machine that uses the same number of threads. ``model`` is left holding the last local adapter, which is
+    as private as the result.
+
+    Args:
+        model: built from the order's base model, LoRA and labels; changed in place.
+        data: the site's records, tokenised by ``model``.
+        global_vector: the adapter the round starts from, float32 [d].
+        order: an order that the gate has accepted and the ledger has reserved.
+        source: where sampling and noise come from.
+        on_step: called with (steps done, steps in all) after each step.
+
+    Returns:
+        local adapter minus ``global_vector``, float32 [d].
+
+    Raises:
+        TrainingError: the model is not the order's, or the engine refuses the model or its loss.
+        ModelError: ``global_vector`` does not fit the model or is not finite.
+    """
+    _check_model(model, order)
+    plan = DpSgdPlan.from_spec(order.training)
+    learning_rate, momentum = order.training.learning_rate, order.training.momentum
+    model.set_vector(global_vector)
+    weights = global_vector.astype(np.float64)
+    velocity = np.zeros_like(weights)
+    with HookedGradients(model.module, model.parameters, model.per_example_loss) as engine:
+        check_independence(engine, model.probe())
+        for step in range(plan.steps):
+            velocity = momentum * velocity + noisy_gradient(engine, data, plan, source)
+            weights -= learning_rate * velocity
+            model.set_vector(weights.astype(np.float32))
+            on_step(step + 1, plan.steps)
+    return (weights - global_vector.astype(np.float64)).astype(np.float32)
+
+
+def _check_model(model: AdapterModel, order: Order) -> None:
+    for what, ours, ordered in (
+        ("adapter layout", model.layout.digest(), order.adapter_layout_digest),
+        ("adapter length", model.layout.length, order.adapter_length),
+        ("label set", model.labels, order.labels),
+        ("max_tokens", model.max_tokens, order.training.max_tokens),
+    ):
+        if ours != ordered:
+            raise TrainingError(
+                f"the model's {what} is {ours}, but the order says {ordered}; expected the same",
+                hint="build the model from the order's base model, LoRA, labels and max_tokens",
+            )

@@ -1,0 +1,50 @@
+"""A site's model and tokenised records, built when the first order says which adapter to train, then kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.data import LoadedData
+from models.base import base_model_digest, resolve_model_folder
+from models.classifier import AdapterModel, build_classifier
+from models.tokens import TokenisedData
+from privacy.agreement import Agreement
+from privacy.order import LoraSpec, Order
+from tacit.errors import ModelError
+
+
+class Workbench:
+    """Holds one base model and one dataset.
+
+    Args:
+        base_model: ``package:NAME`` or a local folder.
+        agreement: names the digest the model must have, and the labels.
+        data: the site's de-identified records.
+
+    Raises:
+        ModelError: the model folder is unreadable, or is not the agreed model.
+    """
+
+    def __init__(self, base_model: str, agreement: Agreement, data: LoadedData) -> None:
+        self._folder: Path = resolve_model_folder(base_model)
+        self._labels = tuple(agreement.task.labels)
+        self._data = data
+        self._built: tuple[LoraSpec, int] | None = None
+        self._model: AdapterModel | None = None
+        self._records: TokenisedData | None = None
+        self.base_model_digest = base_model_digest(self._folder)
+        if self.base_model_digest != agreement.base_model.digest:
+            raise ModelError(
+                f"base model {base_model} has digest {self.base_model_digest}, "
+                f"the agreement names {agreement.base_model.digest}",
+                hint="install the agreed model's files at this site",
+            )
+
+    def fit(self, order: Order) -> tuple[AdapterModel, TokenisedData]:
+        """Return the model with the order's adapter, and the records tokenised for it. Only called after the gate."""
+        wanted = (order.lora, order.training.max_tokens)
+        if self._model is None or self._records is None or self._built != wanted:
+            self._model = build_classifier(self._folder, order.lora, self._labels, order.training.max_tokens)
+            self._records = self._model.tokenise(self._data.texts, self._data.labels)
+            self._built = wanted
+        return self._model, self._records

@@ -1,0 +1,41 @@
+"""DP-SGD at a site: Poisson sampling, per-example gradients, flat clipping, Gaussian noise, a public divisor.
+
+Knows no transformer and no server. A model comes in as a module, its trainable parameters, and a loss that gives one
+value for each record::
+
+    plan = DpSgdPlan(sample_rate=0.1, noise_multiplier=1.0, l2_clip_norm=1.0, expected_batch_size=120, steps=5)
+    with HookedGradients(module, parameters, loss) as engine:
+        gradient = noisy_gradient(engine, examples, plan, OsRandomSource())   # float64 [P]
+    plan.event()                                                              # what each run of the plan spends
+
+Pitfalls, most severe first; each has a test:
+
+- A loss averaged over the batch or its tokens couples records, and the clip bounds nothing. Losses are vectors.
+- A divisor or a sample rate derived from the dataset's size tells that size. Both are agreed numbers.
+- An empty Poisson sample is a step: it gets noise and it is charged.
+- Norms in float32 read low; they are taken in float64.
+- A trainable parameter without per-example gradients would be left out of the norm. It is refused.
+"""
+
+from privacy.dpsgd.clipping import clip_factors, clipped_sum, gradient_norms
+from privacy.dpsgd.gradients import SUPPORTED_LAYERS, GradientEngine, HookedGradients, PerExampleLoss
+from privacy.dpsgd.mechanism import Examples, check_independence, clipped_gradient_sum, noisy_gradient
+from privacy.dpsgd.plan import DpSgdPlan
+from privacy.dpsgd.sampling import physical_batches, poisson_sample
+
+__all__ = [
+    "SUPPORTED_LAYERS",
+    "DpSgdPlan",
+    "Examples",
+    "GradientEngine",
+    "HookedGradients",
+    "PerExampleLoss",
+    "check_independence",
+    "clip_factors",
+    "clipped_gradient_sum",
+    "clipped_sum",
+    "gradient_norms",
+    "noisy_gradient",
+    "physical_batches",
+    "poisson_sample",
+]

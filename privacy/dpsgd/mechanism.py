@@ -1,0 +1,111 @@
+"""One step of DP-SGD: sample, clip, sum, noise, divide."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from privacy.dpsgd.clipping import clipped_sum
+from privacy.dpsgd.gradients import GradientEngine
+from privacy.dpsgd.plan import DpSgdPlan
+from privacy.dpsgd.sampling import Indices, physical_batches, poisson_sample
+from privacy.randomness import RandomSource, standard_normal
+from tacit.errors import TrainingError
+
+Float64 = npt.NDArray[np.float64]
+
+
+class Examples(Protocol):
+    """A dataset of independent records; each is one privacy unit."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Cost of each record, int64 [n]; batches are cut from records of like cost."""
+        ...
+
+    def batch(self, indices: Indices) -> Any:
+        """The records at ``indices`` as the batch that the engine's loss takes."""
+        ...
+
+
+def noisy_gradient(engine: GradientEngine[Any], examples: Examples, plan: DpSgdPlan, source: RandomSource) -> Float64:
+    """One private gradient: (clipped sum over a Poisson sample + N(0, (sigma C)^2)) / expected batch size.
+
+    An empty sample skips the model, still gets noise and still counts as a step.
+
+    Returns:
+        float64 [P], parameters flattened and concatenated in the engine's order. Its sensitivity to one record is
+        ``l2_clip_norm / expected_batch_size`` (Abadi et al. 2016), whatever the dataset's size.
+    """
+    indices = poisson_sample(source, len(examples), plan.sample_rate)
+    total = clipped_gradient_sum(
+        engine,
+        examples,
+        indices,
+        l2_clip_norm=plan.l2_clip_norm,
+        physical_batch_size=plan.physical_batch_size,
+    )
+    total += plan.noise_stddev * standard_normal(source, total.size)
+    return total / plan.expected_batch_size
+
+
+def clipped_gradient_sum(
+    engine: GradientEngine[Any],
+    examples: Examples,
+    indices: Indices,
+    *,
+    l2_clip_norm: float,
+    physical_batch_size: int,
+) -> Float64:
+    """Sum of the clipped gradients of the records at ``indices``, without noise: secret.
+
+    Returns:
+        float64 [P]; zeros for an empty sample.
+    """
+    length = sum(parameter.numel() for parameter in engine.parameters.values())
+    total = np.zeros(length, dtype=np.float64)
+    for rows in physical_batches(indices, examples.lengths, physical_batch_size):
+        gradients = engine.per_example(examples.batch(rows), len(rows))
+        total += clipped_sum(gradients, l2_clip_norm).numpy(force=True)
+    return total
+
+
+def check_independence(engine: GradientEngine[Any], examples: Examples, *, relative_tolerance: float = 1e-3) -> None:
+    """Refuse a model or loss that couples records: each record's gradient must not depend on its batch.
+
+    The clip bounds what one record adds to the sum only if removing it leaves the other gradients alone. Means over
+    padded lengths, batch statistics and contrastive losses break that without any other sign.
+
+    Args:
+        examples: public records of unequal lengths (at least two); never a site's own data, because the answer
+            would depend on them.
+        relative_tolerance: largest difference between a record's gradient in a batch and alone, relative to the
+            largest gradient's norm, that still counts as rounding.
+
+    Raises:
+        TrainingError: a gradient in a batch differs from the gradient alone.
+    """
+    count = len(examples)
+    if count < 2:
+        raise TrainingError(f"got {count} probe records, expected at least two")
+    together = engine.per_example(examples.batch(np.arange(count)), count)
+    alone = [engine.per_example(examples.batch(np.array([index])), 1) for index in range(count)]
+    # a record whose own gradient vanishes shows only rounding, so gaps are held against the largest gradient
+    largest = max(_norm([gradient[0] for gradient in gradients]) for gradients in alone)
+    for index, gradients in enumerate(alone):
+        gap = _norm([a[0] - t[index] for a, t in zip(gradients, together, strict=True)])
+        if not gap <= relative_tolerance * largest:
+            raise TrainingError(
+                "the gradient of one record changes with the batch it is in "
+                f"(by {gap / max(largest, 1e-30):.1e} of the largest norm); expected independent records",
+                hint="use a loss for each record over its own tokens only, and no layer with batch statistics",
+            )
+
+
+def _norm(gradients: list[torch.Tensor]) -> float:
+    return float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt())

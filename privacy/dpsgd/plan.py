@@ -1,0 +1,75 @@
+"""Sampler, clip, noise, divisor and event of DP-SGD as one object, so that they cannot disagree.
+
+After ``execution_plan.py`` of google-deepmind/jax_privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.order import TrainingSpec
+from tacit.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class DpSgdPlan:
+    """``steps`` steps of DP-SGD (Abadi et al. 2016, Algorithm 1) over Poisson samples.
+
+    Nothing here comes from the data: two datasets that differ in one record are trained under the same plan.
+
+    Raises:
+        TrainingError: a field is out of range.
+    """
+
+    #: probability with which each record enters each step's batch, independently
+    sample_rate: float
+    #: standard deviation of the noise divided by the clip norm
+    noise_multiplier: float
+    #: largest L2 norm that one record's gradient can have in the sum
+    l2_clip_norm: float
+    #: the divisor of the noised sum: a public, agreed number, never derived from a dataset's size
+    expected_batch_size: float
+    steps: int
+    #: records that go through the model at once; bounds memory and changes nothing else
+    physical_batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "noise_multiplier", "l2_clip_norm", "expected_batch_size"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise TrainingError(f"{name} is {value}, expected a finite number above 0")
+        if self.sample_rate > 1:
+            raise TrainingError(f"sample_rate is {self.sample_rate}, expected a probability, at most 1")
+        for name in ("steps", "physical_batch_size"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    @classmethod
+    def from_spec(cls, training: TrainingSpec, physical_batch_size: int = 32) -> DpSgdPlan:
+        """The plan of one round's order."""
+        return cls(
+            sample_rate=training.sample_rate,
+            noise_multiplier=training.noise_multiplier,
+            l2_clip_norm=training.l2_clip_norm,
+            expected_batch_size=training.expected_batch_size,
+            steps=training.local_steps,
+            physical_batch_size=physical_batch_size,
+        )
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise on each coordinate of the clipped sum."""
+        return self.noise_multiplier * self.l2_clip_norm
+
+    def event(self) -> SubsampledGaussian:
+        """What carrying the plan out once spends."""
+        return SubsampledGaussian(
+            mode=PrivacyMode.LOCAL,
+            unit=PrivacyUnit.RECORD,
+            adjacency=Adjacency.ADD_REMOVE,
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            steps=self.steps,
+        )

@@ -1,0 +1,173 @@
+"""Before a run is created: would every site's gate accept its orders, and does it fit the agreed budget?
+
+The same :class:`client.gate.Gate` that decides at a site is asked here, under the agreement alone, so that an
+engineer hears of a mistake at once and not from three refusals. The sites decide again for themselves.
+"""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import tacit
+from client.gate import Gate
+from privacy.accounting import epsilon
+from privacy.agreement import Agreement, VerifiedAgreement
+from privacy.events import SubsampledGaussian
+from privacy.order import Order, SecAggSpec, TrainingSpec
+from privacy.policy import SitePolicy
+from privacy.secagg.threshold import default_threshold
+from server.run_spec import RunSpec
+from strategies.orders import OrderBook, RunPlan
+from tacit.errors import Refusal, RefusalReason
+
+_RING_HALF_BITS = 31
+#: the encoder keeps one bit of headroom below the ring's half
+_HEADROOM_BITS = 1
+
+
+def training_of(spec: RunSpec, agreement: Agreement) -> TrainingSpec:
+    """Complete ``[training]`` by the public normaliser: sample rate times the agreed dataset size."""
+    training = spec.training
+    return TrainingSpec(
+        **training.model_dump(),
+        expected_batch_size=training.sample_rate * agreement.privacy.public_dataset_size,
+        max_tokens=spec.model.max_tokens,
+    )
+
+
+def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
+    """Derive the secure sum's parameters: the whole consortium, the default threshold, the finest safe scale."""
+    cohort = tuple(sorted(partner.name for partner in agreement.partners))
+    bound = spec.encoding.value_bound
+    scale = 1.0
+    while len(cohort) * (bound * scale * 2 + 1) < 2.0 ** (_RING_HALF_BITS - _HEADROOM_BITS):
+        scale *= 2.0
+    return SecAggSpec(
+        cohort=cohort,
+        threshold=default_threshold(len(cohort)),
+        min_cohort=agreement.secure_aggregation.min_cohort,
+        scale=scale,
+        value_bound=bound,
+    )
+
+
+def plan_of(
+    run_id: str,
+    spec: RunSpec,
+    agreement: VerifiedAgreement,
+    *,
+    base_model_digest: str,
+    adapter_layout_digest: str,
+    adapter_length: int,
+) -> RunPlan:
+    """Put together what every order of the run has in common."""
+    agreed = agreement.agreement
+    return RunPlan(
+        run_id=run_id,
+        run_name=spec.run.name,
+        rounds=spec.run.rounds,
+        strategy=spec.run.strategy,
+        mode=spec.run.mode,
+        unit=agreed.privacy.unit,
+        adjacency=agreed.privacy.adjacency,
+        agreement_digest=agreement.digest,
+        base_model_digest=base_model_digest,
+        adapter_layout_digest=adapter_layout_digest,
+        adapter_length=adapter_length,
+        lora=spec.lora,
+        labels=tuple(agreed.task.labels),
+        training=training_of(spec, agreed),
+        secagg=secagg_of(spec, agreed),
+        deadline_s=spec.run.deadline_s,
+        test_noise_seed=spec.testing.noise_seed if spec.testing else None,
+    )
+
+
+def submission_facts(
+    run_id: str, spec: RunSpec, agreement: VerifiedAgreement, *, base_model_digest: str
+) -> dict[str, Any]:
+    """Check the run as a site would and return the facts of its ``run-submitted`` event.
+
+    Raises:
+        Refusal: the agreement does not allow the run, or its whole cost exceeds the agreed epsilon per run.
+    """
+    agreed = agreement.agreement
+    order = _first_order(run_id, spec, agreement, base_model_digest)
+    for partner in agreed.partners:
+        policy = SitePolicy.draft(
+            agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds
+        )
+        Gate(agreement, policy, partner.name).check(order, now=datetime.now(UTC))
+    per_round = epsilon_per_round(round_event(spec, agreed), spec.run.rounds, agreed.privacy.delta)
+    if per_round[-1] > agreed.privacy.epsilon_per_run:
+        raise Refusal(
+            RefusalReason.BUDGET,
+            f"the run would spend epsilon {per_round[-1]:.3f} in {spec.run.rounds} rounds, "
+            f"the agreement allows {agreed.privacy.epsilon_per_run:g} per run at delta {agreed.privacy.delta:g}",
+            hint="raise noise_multiplier, or lower rounds, local_steps or sample_rate; "
+            "`tacit privacy calibrate` finds the noise for a budget",
+        )
+    return {
+        "run_id": run_id,
+        "run_name": spec.run.name,
+        "rounds": spec.run.rounds,
+        "sites": list(order.secagg.cohort),
+        "mode": str(spec.run.mode),
+        "strategy": spec.run.strategy,
+        "labels_count": len(order.labels),
+        "budget": {"epsilon": agreed.privacy.epsilon_per_run, "delta": agreed.privacy.delta},
+        "epsilon_per_round": per_round,
+        "training": order.training.model_dump(mode="json"),
+        "secagg": order.secagg.model_dump(mode="json"),
+        "agreement_digest": agreement.digest,
+        "base_model": {"name": agreed.base_model.name, "digest": agreed.base_model.digest},
+        "versions": versions(),
+        "testing": spec.testing is not None,
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def round_event(spec: RunSpec, agreement: Agreement) -> SubsampledGaussian:
+    """Return what one round of the run spends at each site."""
+    return SubsampledGaussian(
+        mode=spec.run.mode,
+        unit=agreement.privacy.unit,
+        adjacency=agreement.privacy.adjacency,
+        noise_multiplier=spec.training.noise_multiplier,
+        sample_rate=spec.training.sample_rate,
+        steps=spec.training.local_steps,
+    )
+
+
+def epsilon_per_round(event: SubsampledGaussian, rounds: int, delta: float) -> list[float]:
+    """Return the epsilon a site will have spent after round 1, 2, ... of a run that burns no step."""
+    return [epsilon([event.model_copy(update={"steps": event.steps * done})], delta) for done in range(1, rounds + 1)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide what a run computes."""
+    packages = ("flwr", "torch", "transformers", "peft", "opacus", "cryptography", "grpcio")
+    return {
+        "tacit": tacit.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _first_order(run_id: str, spec: RunSpec, agreement: VerifiedAgreement, base_model_digest: str) -> Order:
+    """The first round's order, but for the adapter, which only a loaded model can tell and no rule looks at."""
+    import numpy as np
+
+    placeholder = agreement.digest
+    plan = plan_of(
+        run_id,
+        spec,
+        agreement,
+        base_model_digest=base_model_digest,
+        adapter_layout_digest=placeholder,
+        adapter_length=1,
+    )
+    return OrderBook(plan).next(1, np.zeros(1, dtype=np.float32))

@@ -1,0 +1,263 @@
+"""The life of one run inside Flower's ServerApp: wait for sites, rounds, evaluation, checkpoints, release.
+
+Flower's own ``Strategy.start`` neither resumes, nor retries a burnt round, nor ends when a site never answers;
+this loop does, and calls the same strategy methods.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from models.base import base_model_digest, resolve_model_folder
+from models.classifier import AdapterModel, build_classifier
+from privacy.agreement import VerifiedAgreement
+from privacy.ledger import TreeHead
+from privacy.order import Order, Receipt
+from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
+from server.coordinator import CoordinatorLink
+from server.evaluation import PublicTestSet
+from server.preflight import plan_of
+from server.release import release_adapter, write_report
+from server.run_spec import RunSpec
+from strategies import OrderBook, SecureFedAvg
+from strategies.secure_fedavg import arrays_from, vector_from
+from tacit.errors import ModelError, StepBurnt, TacitError, TransportError
+
+_log = logging.getLogger(__name__)
+
+#: seconds between looks at Flower's mailbox
+_POLL_S = 0.3
+#: seconds to wait for the receipts once the sum is known: they only travel by Flower's slower path
+_RECEIPT_DEADLINE_S = 20.0
+
+
+@dataclass
+class _Progress:
+    """Where the run is: the next round to do, and how many were burnt since the start."""
+
+    arrays: ArrayRecord
+    done: int
+    burnt: int = 0
+
+
+class RunLoop:
+    """Drives one run to its end.
+
+    Args:
+        run_id: tacit's id of the run.
+        spec: what was submitted.
+        link: the process that holds the port.
+        grid: Flower's message grid.
+    """
+
+    def __init__(self, run_id: str, spec: RunSpec, link: CoordinatorLink, grid: Grid) -> None:
+        self._run_id = run_id
+        self._spec = spec
+        self._link = link
+        self._grid = grid
+        self._started = time.monotonic()
+        self._roster = link.agreement().agreement.roster()
+
+    def execute(self) -> None:
+        """Run to completion; whatever happens, the last event says how it ended.
+
+        Raises:
+            TacitError: the reason the run failed.
+        """
+        try:
+            rounds = self._execute()
+        except TacitError as error:
+            self._finish("failed", 0, error.message)
+            raise
+        except Exception as error:
+            self._finish("failed", 0, f"{type(error).__name__}: {error}")
+            raise
+        self._finish("completed", rounds, "")
+        write_report(self._link.run_folder(self._run_id))
+
+    def _execute(self) -> int:
+        agreement = self._link.agreement()
+        folder = self._link.run_folder(self._run_id)
+        labels = tuple(agreement.agreement.task.labels)
+        test_set = PublicTestSet(self._spec.evaluation, labels) if self._spec.evaluation else None
+        model = self._build_model(labels)
+        book = self._order_book(agreement, model)
+        strategy = SecureFedAvg(
+            self._link,
+            book,
+            server_learning_rate=self._spec.server.learning_rate,
+            on_receipt=self._on_receipt,
+        )
+        strategy.summary()
+        checkpoints = folder / "checkpoints"
+        checkpoint = latest_checkpoint(checkpoints)
+        if checkpoint is None:
+            checkpoint = Checkpoint(0, 0, model.initial_vector())
+            write_checkpoint(checkpoints, checkpoint)
+        book.last_step = max(checkpoint.last_step, self._last_step_used())
+        progress = _Progress(arrays_from(checkpoint.vector), checkpoint.round)
+        self._evaluate(model, test_set, progress)
+        while progress.done < self._spec.run.rounds:
+            self._await_sites(book)
+            if self._round(strategy, progress):
+                vector = vector_from(progress.arrays)
+                path = write_checkpoint(checkpoints, Checkpoint(progress.done, book.last_step, vector))
+                self._emit("checkpoint", round=progress.done, path=str(path.relative_to(folder)))
+                self._evaluate(model, test_set, progress)
+        model.set_vector(vector_from(progress.arrays))
+        release_adapter(folder, model)
+        return progress.done
+
+    def _build_model(self, labels: tuple[str, ...]) -> AdapterModel:
+        folder = resolve_model_folder(self._spec.model.base)
+        return build_classifier(folder, self._spec.lora, labels, self._spec.model.max_tokens)
+
+    def _order_book(self, agreement: VerifiedAgreement, model: AdapterModel) -> OrderBook:
+        found = base_model_digest(resolve_model_folder(self._spec.model.base))
+        if found != agreement.agreement.base_model.digest:
+            raise ModelError(
+                f"base model {self._spec.model.base} has digest {found}, "
+                f"the agreement names {agreement.agreement.base_model.digest}",
+                hint="use the agreed model's files",
+            )
+        plan = plan_of(
+            self._run_id,
+            self._spec,
+            agreement,
+            base_model_digest=found,
+            adapter_layout_digest=model.layout.digest(),
+            adapter_length=model.layout.length,
+        )
+        return OrderBook(plan)
+
+    def _last_step_used(self) -> int:
+        """A resumed run never reuses a step number, not even one whose round left no checkpoint."""
+        return max(
+            (event["step"] for event in self._link.events(self._run_id) if event["event"] == "round-started"),
+            default=0,
+        )
+
+    def _round(self, strategy: SecureFedAvg, progress: _Progress) -> bool:
+        """Try one round; return whether it gave a sum. Too many burnt rounds raise StepBurnt."""
+        started = time.monotonic()
+        number = progress.done + 1
+        messages = list(strategy.configure_train(number, progress.arrays, ConfigRecord(), self._grid))
+        order = strategy.order
+        replies = self._exchange(messages, order)
+        arrays, _ = strategy.aggregate_train(number, replies)
+        outcome = strategy.outcome
+        assert outcome is not None
+        facts = {"round": number, "step": order.step}
+        if arrays is None:
+            progress.burnt += 1
+            self._emit("round-burnt", **facts, reason=outcome.burnt_reason)
+            if progress.burnt > self._spec.run.max_burnt_rounds:
+                raise StepBurnt(
+                    f"{progress.burnt} rounds ended without a sum, {self._spec.run.max_burnt_rounds} are allowed; "
+                    f"the last: {outcome.burnt_reason}",
+                    hint="mend the site that is named, then `tacit run start --resume`",
+                )
+            return False
+        progress.arrays, progress.done = arrays, number
+        self._emit(
+            "round-finished",
+            **facts,
+            survivors=list(outcome.survivors),
+            dropped=list(outcome.dropped),
+            seconds=round(time.monotonic() - started, 3),
+            update_l2_norm=outcome.update_l2_norm,
+        )
+        return True
+
+    def _exchange(self, messages: list[Message], order: Order) -> list[Message]:
+        """Send the messages; return the replies there are once all have answered or the step is long over."""
+        # a message to a node that has just signed off has no id
+        waiting = {message_id for message_id in self._grid.push_messages(messages) if message_id}
+        replies: list[Message] = []
+        spec = self._spec.run
+        give_up = time.monotonic() + spec.deadline_s + spec.join_deadline_s + _RECEIPT_DEADLINE_S
+        ended = False
+        while waiting and time.monotonic() < give_up:
+            fresh = list(self._grid.pull_messages(waiting))
+            replies.extend(fresh)
+            waiting -= {message.metadata.reply_to_message_id for message in fresh}
+            if not ended and self._link.step_ended(order):
+                ended = True
+                give_up = min(give_up, time.monotonic() + _RECEIPT_DEADLINE_S)
+            if waiting:
+                time.sleep(_POLL_S)
+        if waiting:
+            _log.warning("%d of %d receipts did not arrive", len(waiting), len(messages))
+        return replies
+
+    def _await_sites(self, book: OrderBook) -> None:
+        """Wait until the whole cohort is connected, or the deadline passed and enough of it is."""
+        secagg = book.plan.secagg
+        needed = max(secagg.threshold, secagg.min_cohort)
+        deadline = time.monotonic() + self._spec.run.sites_deadline_s
+        told: list[str] | None = None
+        while True:
+            nodes = self._link.node_ids()
+            missing = [site for site in secagg.cohort if site not in nodes]
+            if not missing:
+                return
+            present = [site for site in secagg.cohort if site in nodes]
+            if told != missing:
+                self._emit("sites-waiting", present=present, missing=missing)
+                told = missing
+            if time.monotonic() > deadline:
+                if len(present) >= needed:
+                    return
+                raise TransportError(
+                    f"waited {self._spec.run.sites_deadline_s:g} s for {', '.join(missing)}; "
+                    f"{len(present)} sites are connected, {needed} are needed",
+                    hint="start the missing site agents (`tacit site serve`), then `tacit run start --resume`",
+                )
+            time.sleep(_POLL_S)
+
+    def _evaluate(self, model: AdapterModel, test_set: PublicTestSet | None, progress: _Progress) -> None:
+        if test_set is None:
+            return
+        model.set_vector(vector_from(progress.arrays))
+        found = test_set.evaluate(model)
+        self._emit("evaluated", round=progress.done, accuracy=found.accuracy, examples=found.examples)
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        """Record a receipt whose ledger head the site has really signed; anything else is dropped, loudly."""
+        head = TreeHead(
+            size=receipt.tree_size,
+            root=receipt.tree_root,
+            timestamp=receipt.tree_timestamp,
+            signature=receipt.tree_signature,
+        )
+        try:
+            head.verify(self._roster[receipt.site])
+        except (TacitError, KeyError) as error:
+            _log.error("the receipt of %r for step %d is not signed by it: %s", receipt.site, receipt.step, error)
+            return
+        if receipt.outcome.status != "completed":
+            _log.error("%s %s: %s (%s)", receipt.site, *_words(receipt))
+        self._emit(
+            "site-receipt",
+            round=receipt.round,
+            step=receipt.step,
+            site=receipt.site,
+            receipt=receipt.model_dump(mode="json"),
+        )
+
+    def _emit(self, kind: str, **fields: object) -> None:
+        self._link.emit(self._run_id, {"event": kind, **fields})
+
+    def _finish(self, status: str, rounds_done: int, reason: str) -> None:
+        seconds = round(time.monotonic() - self._started, 3)
+        self._emit("run-finished", status=status, reason=reason, seconds=seconds, rounds_done=rounds_done)
+
+
+def _words(receipt: Receipt) -> tuple[str, str, str]:
+    outcome = receipt.outcome
+    return outcome.status, outcome.message, outcome.reason

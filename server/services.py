@@ -1,0 +1,230 @@
+"""gRPC adapters of the gateway: the port between organisations, and the private Unix socket. They hold no rule."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+
+from certs.credentials import peer_from_auth_context
+from certs.names import PeerName, Role
+from client.wire import tacit_pb2 as pb
+from client.wire import tacit_pb2_grpc as rpc
+from privacy.order import Order
+from server import steps
+from server.coordinator import Coordinator
+from server.link import ERROR_KIND, error_details
+from server.run_spec import RunSpec
+from server.tunnel import FleetTunnel
+from tacit.errors import CertificateError, StepBurnt, TacitError
+
+_log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+_FRAME_MAX_BYTES = (1 << 20) + 4096
+
+
+class RunControl(Protocol):
+    """Starts and stops runs in Flower."""
+
+    def start(self, spec: RunSpec, resume: str | None) -> str: ...
+
+    def stop(self, run_id: str) -> None: ...
+
+
+class GatewayService(rpc.GatewayServicer):
+    """What partner sites reach: Flower's fleet calls and aggregation sessions, over mutual TLS only."""
+
+    def __init__(self, coordinator: Coordinator, tunnel: FleetTunnel, consortium: str) -> None:
+        self._coordinator = coordinator
+        self._tunnel = tunnel
+        self._consortium = consortium
+        self._sites = {partner.name for partner in coordinator.agreement().agreement.partners}
+
+    def Fleet(self, request: pb.FleetCall, context: grpc.ServicerContext) -> pb.FleetReply:  # noqa: N802
+        """Forward one of Flower's fleet calls to the SuperLink."""
+        return self._tunnel.forward(self._peer(context), request)
+
+    def Aggregate(  # noqa: N802
+        self, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext
+    ) -> Iterator[pb.Frame]:
+        """One aggregation session of one site."""
+        site = self._peer(context).name
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("kind") != "hello":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be a hello")
+        try:
+            step = self._coordinator.step(first.hello.run_id, first.hello.step)
+            outbound = step.join(site)
+        except TacitError as error:
+            _abort(context, error)
+        reader = threading.Thread(
+            target=self._read, args=(step, site, request_iterator), name=f"aggregate-{site}", daemon=True
+        )
+        reader.start()
+        context.add_callback(lambda: step.left(site))
+        while True:
+            item = outbound.get()
+            if isinstance(item, steps.Closed):
+                yield pb.Frame(closed=pb.Closed(summed=item.summed, reason=item.reason))
+                return
+            yield pb.Frame(protocol=item.data)
+
+    @staticmethod
+    def _read(step: steps.OpenStep, site: str, frames: Iterator[pb.Frame]) -> None:
+        try:
+            for frame in frames:
+                match frame.WhichOneof("kind"):
+                    case "protocol" if len(frame.protocol) <= _FRAME_MAX_BYTES:
+                        step.receive(site, frame.protocol)
+                    case "phase":
+                        step.phase(site, frame.phase[:32])
+                    case _:
+                        break
+        except grpc.RpcError:
+            pass  # the connection broke: that is what left() is for
+        step.left(site)
+
+    def _peer(self, context: grpc.ServicerContext) -> PeerName:
+        """Return who is calling, from the verified certificate; only partner sites of the agreement may call."""
+        try:
+            peer = peer_from_auth_context(context.auth_context(), self._consortium)
+        except CertificateError as error:
+            _log.warning("refused a caller: %s", error.message)
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
+        if peer.role is not Role.SITE or peer.name not in self._sites:
+            _log.warning("refused %s: not a partner of the agreement", peer)
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{peer} is not a partner site of this agreement")
+        return peer
+
+
+class CoordinatorService(rpc.CoordinatorServicer):
+    """What the ServerApp and the operator's command line reach, over a Unix socket of mode 0600."""
+
+    def __init__(self, coordinator: Coordinator, control: RunControl, facts: Callable[[], dict[str, Any]]) -> None:
+        self._coordinator = coordinator
+        self._control = control
+        self._facts = facts
+
+    def Submit(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Check and start a run."""
+
+        def submit() -> dict[str, Any]:
+            body = json.loads(request.json)
+            return {"run_id": self._control.start(RunSpec.model_validate(body["spec"]), body["resume"])}
+
+        return _answer(context, submit)
+
+    def Runs(self, request: pb.Empty, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Summarise every run."""
+        return _answer(
+            context, lambda: {"runs": [self._summary(run_id) for run_id in self._coordinator.store.run_ids()]}
+        )
+
+    def Stop(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """End a run."""
+
+        def stop() -> dict[str, Any]:
+            self._control.stop(json.loads(request.json)["run_id"])
+            return {}
+
+        return _answer(context, stop)
+
+    def Watch(self, request: pb.WatchRequest, context: grpc.ServicerContext) -> Iterator[pb.Envelope]:  # noqa: N802
+        """Stream a run's events."""
+        try:
+            for event in self._coordinator.watch(request.run_id, request.after, follow=request.follow):
+                if not context.is_active():
+                    return
+                yield pb.Envelope(json=json.dumps(event).encode())
+        except TacitError as error:
+            _abort(context, error)
+
+    def Sites(self, request: pb.Empty, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Return the gateway's facts."""
+
+        def facts() -> dict[str, Any]:
+            nodes = {site: str(node) for site, node in self._coordinator.node_ids().items()}
+            return {**self._facts(), "node_ids": nodes}
+
+        return _answer(context, facts)
+
+    def OpenStep(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Open a secure step."""
+
+        def open_step() -> dict[str, Any]:
+            self._coordinator.open_step(Order.model_validate_json(request.json))
+            return {}
+
+        return _answer(context, open_step)
+
+    def StepEnded(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Say whether a step has ended."""
+
+        def ended() -> dict[str, Any]:
+            body = json.loads(request.json)
+            return {"ended": self._coordinator.step(body["run_id"], body["step"]).done()}
+
+        return _answer(context, ended)
+
+    def AwaitStep(self, request: pb.StepKey, context: grpc.ServicerContext) -> Iterator[pb.StepResult]:  # noqa: N802
+        """Block until a step has ended, then stream its sum."""
+        try:
+            result = self._coordinator.step(request.run_id, request.step).wait()
+        except StepBurnt as burnt:
+            yield pb.StepResult(json=json.dumps({"summed": False, "reason": burnt.message}).encode())
+            return
+        except TacitError as error:
+            _abort(context, error)
+        head = {"summed": True, "survivors": list(result.survivors), "length": len(result.total)}
+        yield pb.StepResult(json=json.dumps(head).encode())
+        data = memoryview(np.ascontiguousarray(result.total, dtype="<u4")).cast("B")
+        for start in range(0, len(data), _CHUNK_BYTES):
+            yield pb.StepResult(chunk=bytes(data[start : start + _CHUNK_BYTES]))
+
+    def Emit(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802
+        """Record a run event of the ServerApp."""
+
+        def emit() -> dict[str, Any]:
+            body = json.loads(request.json)
+            self._coordinator.emit(body["run_id"], body["body"])
+            return {}
+
+        _answer(context, emit)
+        return pb.Empty()
+
+    def _summary(self, run_id: str) -> dict[str, Any]:
+        facts = self._coordinator.store.facts(run_id)
+        events = self._coordinator.store.events(run_id)
+        accuracy = [event["accuracy"] for event in events if event["event"] == "evaluated"]
+        return {
+            "run_id": run_id,
+            "run_name": facts["run_name"],
+            "rounds": facts["rounds"],
+            "rounds_done": max((event["round"] for event in events if event["event"] == "round-finished"), default=0),
+            "status": events[-1]["status"] if events[-1]["event"] == "run-finished" else "running",
+            "accuracy": accuracy[-1] if accuracy else None,
+            "submitted": events[0]["time"],
+        }
+
+
+def _answer(context: grpc.ServicerContext, work: Callable[[], dict[str, Any]]) -> pb.Envelope:
+    """Run ``work`` and wrap its result; a TacitError travels as such, anything else is logged and hidden."""
+    try:
+        return pb.Envelope(json=json.dumps(work()).encode())
+    except TacitError as error:
+        _abort(context, error)
+    except Exception:
+        _log.exception("a call on the private socket failed")
+        context.abort(grpc.StatusCode.INTERNAL, "the gateway failed; its log says why")
+    raise AssertionError("abort returns only by raising")
+
+
+def _abort(context: grpc.ServicerContext, error: TacitError) -> None:
+    context.set_trailing_metadata(((ERROR_KIND, error_details(error)),))
+    context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)

@@ -1,0 +1,74 @@
+"""Split one labelled file over sites with label skew, for experiments (Hsu et al. 2019, section 3).
+
+For each label, the shares of the sites are drawn from a symmetric Dirichlet distribution: a small ``alpha`` gives
+each site its own mix of labels. This is data preparation, not privacy: it is seeded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from client.data import distinct_labels
+from tacit.errors import ConfigError, DataError
+
+
+def dirichlet_assignment(labels: Sequence[str], sites: int, alpha: float, seed: int) -> list[int]:
+    """Return the site of each row.
+
+    Args:
+        labels: of each row.
+        sites: how many sites.
+        alpha: of the Dirichlet distribution, above 0; large values give every site the same mix.
+        seed: of the split.
+    """
+    generator = np.random.default_rng(seed)
+    assignment = [0] * len(labels)
+    rows_of: dict[str, list[int]] = {}
+    for row, label in enumerate(labels):
+        rows_of.setdefault(label, []).append(row)
+    for label in sorted(rows_of):
+        rows = generator.permutation(rows_of[label])
+        shares = generator.dirichlet([alpha] * sites)
+        bounds = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(int)
+        for site, part in enumerate(np.split(rows, bounds)):
+            for row in part:
+                assignment[int(row)] = site
+    return assignment
+
+
+def split_csv(
+    source: Path, label_column: str, sites: Sequence[str], *, alpha: float, seed: int, out: Path
+) -> dict[str, int]:
+    """Write ``out/SITE.csv`` for each site and return how many rows each got.
+
+    Raises:
+        DataError: the source cannot be read, has no such column, or a site would get no row.
+        ConfigError: fewer than two sites, a repeated one, a bad alpha, or a file that exists already.
+    """
+    if len(set(sites)) != len(sites) or len(sites) < 2:
+        raise ConfigError(f"got sites {', '.join(sites)}; expected two or more different names")
+    if not alpha > 0:
+        raise ConfigError(f"got alpha {alpha}; expected a number above 0")
+    distinct_labels(source, label_column)  # the loader's own errors for a missing file or column
+    with source.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns, rows = list(reader.fieldnames or ()), list(reader)
+    assignment = dirichlet_assignment([row[label_column] for row in rows], len(sites), alpha, seed)
+    counts = {site: assignment.count(index) for index, site in enumerate(sites)}
+    if min(counts.values()) == 0:
+        raise DataError(f"a site would get no row: {counts}", hint="use a larger alpha or another seed")
+    paths = [out / f"{site}.csv" for site in sites]
+    for path in paths:
+        if path.exists():
+            raise ConfigError(f"{path} exists already", hint="choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for index, path in enumerate(paths):
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(row for row, site in zip(rows, assignment, strict=True) if site == index)
+    return counts

@@ -1,0 +1,245 @@
+"""A consortium on this machine: keys, agreement, policies, and the folders that the real commands serve.
+
+Everything is made with the same code as ``tacit pki``, ``tacit agreement``, ``tacit coordinator init`` and
+``tacit site init``; the demo and the end-to-end tests are two plans for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import tomli_w
+
+from certs.authority import ConsortiumAuthority
+from certs.identity import Identity, PeerIdentity
+from client.config import DataSettings, SiteHome, SiteSettings
+from client.flower import free_port
+from client.service import create_ledger
+from models.base import base_model_digest, resolve_model_folder
+from privacy.agreement import AgreementBundle, draft, party_from, save_bundle, sign
+from privacy.policy import SitePolicy, save_policy
+from privacy.terms import format_instant
+from server.config import CoordinatorHome, CoordinatorSettings
+from tacit.durable import write_atomic
+
+COORDINATOR = "hub"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a consortium trains: what goes into ``run.toml`` and, as limits, into the agreement."""
+
+    rounds: int
+    local_steps: int
+    sample_rate: float
+    noise_multiplier: float
+    l2_clip_norm: float
+    learning_rate: float
+    #: the agreed, public size that normalises every update
+    public_dataset_size: int
+    momentum: float = 0.0
+    server_learning_rate: float = 1.0
+    value_bound: float = 4.0
+    max_tokens: int = 64
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+
+
+@dataclass(frozen=True)
+class ConsortiumPlan:
+    """Who the partners are, what they agree on, and how they train.
+
+    Attributes:
+        sites: each partner's name and its data file, CSV or JSONL with ``text`` and ``label``.
+        test_data: the coordinator's public test set.
+        testing: the agreement allows reproducible noise. No privacy.
+        noise_seed: of a reproducible run; only with ``testing``.
+    """
+
+    consortium: str
+    title: str
+    purpose: str
+    sites: Mapping[str, Path]
+    labels: tuple[str, ...]
+    base_model: str
+    base_model_name: str
+    recipe: Recipe
+    test_data: Path
+    run_name: str
+    epsilon_per_run: float
+    epsilon_lifetime: float
+    delta: float
+    testing: bool = False
+    noise_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class LocalConsortium:
+    """Where everything of a demo lies."""
+
+    folder: Path
+
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's folder."""
+        return self.folder / "coordinator"
+
+    def site(self, name: str) -> Path:
+        """A site's folder."""
+        return self.folder / name
+
+    @property
+    def run_file(self) -> Path:
+        """The run to submit."""
+        return self.folder / "run.toml"
+
+    @property
+    def out(self) -> Path:
+        """Where results are put."""
+        return self.folder / "out"
+
+    @property
+    def agreement(self) -> Path:
+        """The agreement, signed by all partners."""
+        return self.folder / "agreement.yaml"
+
+    def exists(self) -> bool:
+        """Return whether the consortium was made before (the last file to be written is there)."""
+        return self.run_file.is_file()
+
+
+def make_consortium(folder: Path, plan: ConsortiumPlan) -> LocalConsortium:
+    """Make a whole consortium in ``folder``, which must not hold one.
+
+    Raises:
+        ModelError: the base model cannot be read.
+    """
+    made = LocalConsortium(folder)
+    authority = ConsortiumAuthority.create(folder / "ca", plan.consortium)
+    authority.issue("coordinator", COORDINATOR, folder / "issued" / COORDINATOR)
+    for site in plan.sites:
+        authority.issue("site", site, folder / "issued" / site)
+    bundle = _signed_agreement(folder, authority, plan)
+    save_bundle(bundle, made.agreement)
+    _make_coordinator(made)
+    for site, data in plan.sites.items():
+        _make_site(made, site, data, bundle, plan)
+    write_run_file(made, plan)
+    return made
+
+
+def write_run_file(made: LocalConsortium, plan: ConsortiumPlan) -> None:
+    """Write the run to submit; the last file of a consortium to be written."""
+    write_atomic(made.run_file, tomli_w.dumps(_run_file(plan)).encode())
+
+
+def assign_ports(made: LocalConsortium, sites: Mapping[str, Path]) -> None:
+    """Point all processes at loopback ports that are free now."""
+    port = free_port()
+    settings = CoordinatorHome(made.coordinator).settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
+    write_atomic(made.coordinator / "coordinator.toml", tomli_w.dumps(settings.model_dump()).encode())
+    for site in sites:
+        place = SiteHome(made.site(site))
+        moved = place.settings.model_copy(update={"coordinator": f"localhost:{port}"})
+        write_atomic(place.folder / "site.toml", tomli_w.dumps(moved.model_dump(mode="json")).encode())
+
+
+def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: ConsortiumPlan) -> AgreementBundle:
+    def party(name: str) -> dict[str, str]:
+        pem = (folder / "issued" / name / "identity.pem").read_bytes()
+        return party_from(PeerIdentity.from_certificate(pem, authority.anchor))
+
+    now = datetime.now(UTC)
+    recipe = plan.recipe
+    terms = {
+        "tacit_agreement": 1,
+        "consortium": plan.consortium,
+        "title": plan.title,
+        "purpose": plan.purpose,
+        "legal_basis": "Legitimate interest, GDPR Art. 6(1)(f); data never leave a partner.",
+        "ca_fingerprint": authority.anchor.fingerprint,
+        "partners": [party(site) for site in plan.sites],
+        "coordinator": party(COORDINATOR),
+        "task": {"kind": "sequence-classification", "labels": list(plan.labels)},
+        "base_model": {
+            "name": plan.base_model_name,
+            "digest": base_model_digest(resolve_model_folder(plan.base_model)),
+        },
+        "adapter": {"kind": "lora", "targets": ["query", "value"], "max_rank": recipe.lora_rank},
+        "strategies": ["fedavg"],
+        "privacy": {
+            "modes": ["local"],
+            "unit": "record",
+            "adjacency": "add-remove",
+            "delta": plan.delta,
+            "epsilon_per_run": plan.epsilon_per_run,
+            "epsilon_lifetime": plan.epsilon_lifetime,
+            "min_noise_multiplier": min(0.5, recipe.noise_multiplier),
+            "max_l2_clip_norm": recipe.l2_clip_norm,
+            "max_sample_rate": max(0.5, recipe.sample_rate),
+            "public_dataset_size": recipe.public_dataset_size,
+        },
+        "secure_aggregation": {"min_cohort": min(3, len(plan.sites)), "collusion_bound": 1, "ring_bits": 32},
+        "deidentification": {"profile": "standard-v1"},
+        "residency": ["EU"],
+        "retention_days": 365,
+        "release": {"scope": "partners"},
+        "valid_from": format_instant(now - timedelta(minutes=5)),
+        "valid_until": format_instant(now + timedelta(days=365)),
+        "approvals": {"required": len(plan.sites)},
+        "testing": plan.testing,
+    }
+    bundle = draft(terms)
+    for site in plan.sites:
+        bundle = sign(bundle, Identity.load(folder / "issued" / site), now)
+    return bundle
+
+
+def _make_coordinator(made: LocalConsortium) -> None:
+    shutil.copytree(made.folder / "issued" / COORDINATOR, made.coordinator / "pki")
+    shutil.copyfile(made.agreement, made.coordinator / "agreement.yaml")
+    CoordinatorHome.create(made.coordinator, CoordinatorSettings())
+
+
+def _make_site(made: LocalConsortium, site: str, data: Path, bundle: AgreementBundle, plan: ConsortiumPlan) -> None:
+    folder = made.site(site)
+    shutil.copytree(made.folder / "issued" / site, folder / "pki")
+    shutil.copyfile(made.agreement, folder / "agreement.yaml")
+    settings = SiteSettings(
+        coordinator="localhost:9400", base_model=plan.base_model, data=DataSettings(path=data.resolve())
+    )
+    place = SiteHome.create(folder, settings)
+    policy = SitePolicy.draft(bundle.agreement, site, accept_runs=True, allow_testing=plan.testing)
+    save_policy(policy, place.policy)
+    create_ledger(place)
+
+
+def _run_file(plan: ConsortiumPlan) -> dict[str, object]:
+    recipe = plan.recipe
+    run: dict[str, object] = {
+        "run": {"name": plan.run_name, "rounds": recipe.rounds},
+        "model": {"base": plan.base_model, "max_tokens": recipe.max_tokens},
+        "lora": {"rank": recipe.lora_rank, "alpha": recipe.lora_alpha, "targets": ["query", "value"]},
+        "training": {
+            "local_steps": recipe.local_steps,
+            "sample_rate": recipe.sample_rate,
+            "noise_multiplier": recipe.noise_multiplier,
+            "l2_clip_norm": recipe.l2_clip_norm,
+            "learning_rate": recipe.learning_rate,
+            "momentum": recipe.momentum,
+        },
+        "server": {"learning_rate": recipe.server_learning_rate},
+        "encoding": {"value_bound": recipe.value_bound},
+        "evaluation": {"data": str(plan.test_data.resolve())},
+        "simulation": {
+            "agreement": "agreement.yaml",
+            "sites": [{"name": site, "data": str(data.resolve())} for site, data in plan.sites.items()],
+        },
+    }
+    if plan.noise_seed is not None:
+        run["testing"] = {"noise_seed": plan.noise_seed}
+    return run

@@ -1,0 +1,7 @@
+"""Flower strategies that work on secure sums: they see the total of a cohort and never one site's update."""
+
+from strategies.orders import OrderBook, RunPlan
+from strategies.secure_fedavg import RoundOutcome, SecureFedAvg
+from strategies.secure_sum import SecureSums, SumResult
+
+__all__ = ["OrderBook", "RoundOutcome", "RunPlan", "SecureFedAvg", "SecureSums", "SumResult"]

@@ -1,0 +1,183 @@
+"""FedAvg (McMahan et al. 2017) on secure sums: the mean of the survivors' deltas, and nothing about one site."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from privacy.order import Order, Receipt
+from privacy.secagg.encoding import decode
+from strategies.orders import OrderBook
+from strategies.secure_sum import SecureSums
+from tacit.canonical import canonical_json
+from tacit.errors import StepBurnt, TransportError
+
+_log = logging.getLogger(__name__)
+
+#: how much longer than the order's own deadline a Flower message stays valid, seconds
+_TTL_SLACK_S = 300.0
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """How the last round ended: with survivors, or burnt with a reason."""
+
+    order: Order
+    survivors: tuple[str, ...]
+    dropped: tuple[str, ...]
+    receipts: tuple[Receipt, ...]
+    update_l2_norm: float
+    burnt_reason: str = ""
+
+
+class SecureFedAvg(Strategy):
+    """Federated averaging with equal weights over a secure sum.
+
+    ``configure_train`` opens the secure step and addresses one message to each site of the cohort;
+    ``aggregate_train`` waits for the sum. A burnt step returns ``(None, None)``, Flower's way of saying that the
+    aggregation failed; :attr:`outcome` then says why.
+
+    Args:
+        sums: opens and awaits secure steps.
+        orders: makes the orders, with a step counter.
+        server_learning_rate: factor on the mean delta; 1.0 is plain averaging.
+        on_receipt: called with each receipt as it is read.
+    """
+
+    def __init__(
+        self,
+        sums: SecureSums,
+        orders: OrderBook,
+        *,
+        server_learning_rate: float = 1.0,
+        on_receipt: Callable[[Receipt], None] | None = None,
+    ) -> None:
+        self._sums = sums
+        self._orders = orders
+        self._server_learning_rate = server_learning_rate
+        self._on_receipt = on_receipt
+        self._order: Order | None = None
+        self._vector: npt.NDArray[np.float32] | None = None
+        self.outcome: RoundOutcome | None = None
+
+    @property
+    def order(self) -> Order:
+        """The order of the round that is configured."""
+        if self._order is None:
+            raise RuntimeError("no round has been configured")
+        return self._order
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Open the round's secure step and return one message for each connected site of the cohort.
+
+        Raises:
+            TransportError: fewer sites are connected than the threshold needs.
+        """
+        del config, grid  # everything a site needs is in the order
+        vector = vector_from(arrays)
+        order = self._orders.next(server_round, vector)
+        nodes = self._sums.node_ids()
+        present = [site for site in order.secagg.cohort if site in nodes]
+        if len(present) < max(order.secagg.threshold, order.secagg.min_cohort):
+            missing = sorted(set(order.secagg.cohort) - set(present))
+            raise TransportError(
+                f"{len(present)} of {len(order.secagg.cohort)} sites are connected, "
+                f"{max(order.secagg.threshold, order.secagg.min_cohort)} are needed; missing: {', '.join(missing)}",
+                hint="start the missing site agents, then resume the run",
+            )
+        self._order, self._vector = order, vector
+        self._sums.open_step(order)
+        content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+            "order": ConfigRecord({"json": canonical_json(order.model_dump(mode="json"))}),
+            "adapter": arrays,
+        }
+        return [
+            Message(
+                RecordDict(content),
+                dst_node_id=nodes[site],
+                message_type="train",
+                ttl=order.deadline_s + _TTL_SLACK_S,
+                group_id=str(server_round),
+            )
+            for site in present
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Wait for the secure sum and return the new adapter, or ``(None, None)`` when the step was burnt."""
+        order, vector = self._order, self._vector
+        if order is None or vector is None or order.round != server_round:
+            raise RuntimeError(f"round {server_round} was aggregated without having been configured")
+        receipts = tuple(self._read(replies))
+        try:
+            result = self._sums.await_step(order)
+        except StepBurnt as burnt:
+            self.outcome = RoundOutcome(order, (), order.secagg.cohort, receipts, 0.0, burnt.message)
+            return None, None
+        mean = decode(result.total, order.secagg.scale, len(result.survivors)) / len(result.survivors)
+        update = self._server_learning_rate * mean
+        dropped = tuple(site for site in order.secagg.cohort if site not in result.survivors)
+        norm = float(np.linalg.norm(update))
+        self.outcome = RoundOutcome(order, result.survivors, dropped, receipts, norm)
+        metrics = MetricRecord({"survivors": len(result.survivors), "update-l2-norm": norm})
+        return arrays_from((vector + update).astype(np.float32)), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sites are never asked to evaluate: a metric on private data would leave outside the masked vector."""
+        del server_round, arrays, config, grid
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing was asked, so nothing is aggregated."""
+        del server_round, replies
+        return None
+
+    def summary(self) -> None:
+        """Log what this strategy will do."""
+        plan = self._orders.plan
+        _log.info(
+            "secure FedAvg: %d rounds, cohort %s, threshold %d",
+            plan.rounds,
+            ", ".join(plan.secagg.cohort),
+            plan.secagg.threshold,
+        )
+
+    def _read(self, replies: Iterable[Message]) -> Iterable[Receipt]:
+        for reply in replies:
+            if reply.has_error():
+                _log.error("a site's Flower client failed: %s", reply.error.reason)
+                continue
+            receipt = Receipt.model_validate_json(bytes_in(reply, "receipt"))
+            if self._on_receipt is not None:
+                self._on_receipt(receipt)
+            yield receipt
+
+
+def arrays_from(vector: npt.NDArray[np.float32]) -> ArrayRecord:
+    """Wrap an adapter vector, float32 of shape ``(adapter_length,)``, as Flower arrays."""
+    return ArrayRecord({"vector": Array(np.ascontiguousarray(vector, dtype=np.float32))})
+
+
+def vector_from(arrays: ArrayRecord) -> npt.NDArray[np.float32]:
+    """Return the adapter vector, float32 of shape ``(adapter_length,)``, from Flower arrays."""
+    return np.ascontiguousarray(arrays["vector"].numpy(), dtype=np.float32)
+
+
+def bytes_in(message: Message, record: str) -> bytes:
+    """Return the ``json`` bytes of a config record of ``message``."""
+    value = message.content.config_records[record]["json"]
+    if not isinstance(value, bytes):
+        raise TypeError(f"record {record!r} holds {type(value).__name__}, expected bytes")
+    return value

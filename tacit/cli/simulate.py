@@ -1,0 +1,54 @@
+"""``tacit simulate``: the same run in one process."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+_EPILOG = """
+Examples:
+
+  tacit simulate run.toml --out sim
+
+  tacit simulate run.toml --out sim --fresh            replace an earlier simulation
+
+The run file's [simulation] section names a (draft) agreement and each site's data.
+"""
+
+
+@app.command(epilog=_EPILOG)
+def simulate(
+    run_file: Path = typer.Argument(..., help="run.toml"),
+    out: Path = typer.Option(Path("sim"), help="Working folder: keys, ledgers, the run."),
+    fresh: bool = typer.Option(False, help="Replace an earlier simulation in that folder."),
+) -> None:
+    """Simulate the consortium of RUN_FILE (run.toml) in this process: same code, same protocol, no network."""
+    from server.run_spec import load_run_spec
+    from simulations.simulate import prepare
+    from tacit.cli.progress_view import ProgressView
+
+    spec = load_run_spec(run_file)
+    with prepare(spec, out, fresh=fresh) as consortium:
+        run_id = consortium.submit()
+        failure: list[BaseException] = []
+
+        def carry_out() -> None:
+            try:
+                consortium.run(run_id)
+            except BaseException as error:
+                failure.append(error)
+
+        worker = threading.Thread(target=carry_out, name="simulation")
+        worker.start()
+        with ProgressView(Console()) as view:
+            for event in consortium.coordinator.watch(run_id, 0, follow=True):
+                view.apply(event)
+        worker.join()
+        if failure:
+            raise failure[0]
+        typer.echo(f"results: {consortium.coordinator.run_folder(run_id) / 'out'}")

