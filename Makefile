@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint format proto clean
+.PHONY: demo test lint format proto clean bench-demo
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
@@ -22,6 +22,9 @@ lint: $(STAMP) ## ruff (lint and format) and mypy
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-demo: $(STAMP) ## how reliable the demo's recipe is: five seeds, simulated
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.demo_seeds
 
 proto: $(STAMP) ## regenerate the checked-in gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/wire/tacit.proto

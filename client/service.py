@@ -78,7 +78,10 @@ def load_credentials(home: SiteHome) -> Credentials:
         )
     policy = load_policy(home.policy)
     if policy.site != name.name:
-        raise ConfigError(f"{home.policy} is the policy of {policy.site}, this site is {name.name}")
+        raise ConfigError(
+            f"{home.policy} is the policy of {policy.site}, this site is {name.name}",
+            hint="put this site's own policy there",
+        )
     return Credentials(identity, agreement, policy)
 
 
@@ -147,11 +150,22 @@ class SiteService:
 
     def __init__(self, home: SiteHome, progress: Progress) -> None:
         self._home = home
+        self._progress = progress
         credentials = load_credentials(home)
-        agreed = credentials.agreement.agreement
-        progress(f"agreement {agreed.title!r} is signed by {', '.join(credentials.agreement.approved_by)}")
+        title = credentials.agreement.agreement.title
+        progress(f"agreement {title!r} is signed by {', '.join(credentials.agreement.approved_by)}")
         claim_socket(home.socket, "a site agent")
         self._ledger = Ledger.open(home.ledger, credentials.identity, create=False)
+        try:
+            self._prepare(credentials)
+        except BaseException:
+            self._ledger.close()
+            raise
+
+    def _prepare(self, credentials: Credentials) -> None:
+        """Everything that comes after the ledger: interrupted steps, data, model, connection."""
+        home, progress = self._home, self._progress
+        agreed = credentials.agreement.agreement
         for key in self._ledger.recover():
             progress(f"an interrupted step was charged: run {key.run_id}, round {key.round}")
         self._ledger.accept_agreement(credentials.agreement.digest, summary_of(credentials.agreement))
@@ -172,7 +186,6 @@ class SiteService:
             dataset=DATASET,
             transport=GrpcAggregation(self._channel),
         )
-        self._progress = progress
         self._proxy = FleetProxy(rpc.GatewayStub(self._channel), self._on_refused_code, on_link=self._on_link)
         self._supernode: Supervisor | None = None
         self._server = self._private_server()
@@ -233,7 +246,7 @@ class SiteService:
         self._progress(
             f"connected to the coordinator at {where}"
             if reachable
-            else f"the coordinator at {where} is not there ({message}); trying again until it is"
+            else f"the coordinator at {where} cannot be reached: {message}; trying again until it can"
         )
 
     def _on_supernode(self, event: ChildEvent) -> None:

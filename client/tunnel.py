@@ -88,7 +88,7 @@ class FleetProxy:
         self._lock = threading.Lock()
         self._node_id: int | None = None
         self._identity: dict[str, str] = {}
-        self._reachable: bool | None = None
+        self._told: tuple[bool, str] | None = None
         self._server = _LoopbackServer((LOOPBACK, 0), _handler_for(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_STOP_POLL_S,), name="fleet-proxy", daemon=True
@@ -155,7 +155,7 @@ class FleetProxy:
             reply = self._stub.Fleet(call, timeout=self._timeout_s)
         except grpc.RpcError as error:
             status = _status(error)
-            self._link(False, f"the gateway did not answer: {status.name}")
+            self._link(False, explain_unreachable(error))
             return _error(_HTTP_STATUS.get(status, HTTPStatus.SERVICE_UNAVAILABLE), "no answer from the gateway")
         self._link(True, "the gateway answers")
         if reply.status != HTTPStatus.OK:
@@ -193,8 +193,8 @@ class FleetProxy:
 
     def _link(self, reachable: bool, message: str) -> None:
         with self._lock:
-            changed, self._reachable = self._reachable != reachable, reachable
-        if changed:
+            told, self._told = self._told, (reachable, message)
+        if told != (reachable, message):
             logger.log(logging.INFO if reachable else logging.WARNING, message)
             if self._on_link is not None:
                 self._on_link(reachable, message)
@@ -261,6 +261,30 @@ _HTTP_STATUS = {
     grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.FORBIDDEN,
 }
+
+
+def explain_unreachable(error: grpc.RpcError) -> str:
+    """Say in a person's words why a call did not reach the gateway, or why the gateway turned it away."""
+    details = (error.details() if isinstance(error, grpc.Call) else None) or ""
+    status = _status(error)
+    if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.ALREADY_EXISTS):
+        return f"it turned this site away: {details}"
+    for sign, meaning in _MEANINGS:
+        if sign in details:
+            return meaning
+    return f"the gateway did not answer ({status.name})"
+
+
+#: what gRPC and BoringSSL write, the most telling first: a failed handshake may also close the socket
+_MEANINGS = (
+    ("certificate has expired", "its certificate has expired"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not of this site's consortium (CERTIFICATE_VERIFY_FAILED)"),
+    ("is not in peer certificate", "its certificate was not made for this host name"),
+    ("Connection refused", "nothing listens there (connection refused)"),
+    ("lookup failed", "there is no such host name"),
+    ("Socket closed", "it closed the connection; it may not accept this site's certificate"),
+    ("Handshake read failed", "it closed the connection; it may not accept this site's certificate"),
+)
 
 
 def _status(error: grpc.RpcError) -> grpc.StatusCode:

@@ -127,7 +127,7 @@ class Coordinator:
 
     def step(self, run_id: str, step: int) -> OpenStep:
         """Return an open step."""
-        return self.steps.get(run_id, step)
+        return self.steps.step(run_id, step)
 
     def node_ids(self) -> Mapping[str, int]:
         """Return Flower's node ids of the sites that are connected."""

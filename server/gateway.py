@@ -17,7 +17,7 @@ from certs.credentials import check_validity, server_credentials
 from certs.names import Role
 from client.wire import tacit_pb2_grpc as rpc
 from models.base import base_model_digest, resolve_model_folder
-from privacy.agreement import VerifiedAgreement, load_bundle, verify
+from privacy.agreement import Agreement, VerifiedAgreement, load_bundle, verify
 from server.config import CoordinatorHome
 from server.control import FlowerControl
 from server.coordinator import Coordinator
@@ -126,6 +126,8 @@ class Gateway:
                 hint="issue some with `tacit pki issue --role coordinator`",
             )
         agreement = self._load_agreement()
+        # before the port, so that a second gateway of this folder is told what it is
+        claim_socket(home.socket, "a gateway")
         self.control = FlowerControl(home.settings.superlink_port)
         self._tunnel = FleetTunnel(self.control.address, home.state)
         self._superlink = Supervisor(
@@ -133,7 +135,7 @@ class Gateway:
         )
         self.coordinator = Coordinator(agreement, home.agreement.read_bytes(), home.runs, self._connected_sites)
         self.runs = FlowerRuns(self.coordinator, self.control)
-        self._public = self._public_server(agreement.agreement.consortium)
+        self._public = self._public_server(agreement.agreement)
         self._private = self._private_server()
 
     def start(self) -> None:
@@ -180,14 +182,19 @@ class Gateway:
         return self._tunnel.sites()
 
     def _child_environment(self) -> dict[str, str]:
-        return {"TACIT_GATEWAY_SOCKET": str(self._home.socket)}
+        return {
+            "TACIT_GATEWAY_SOCKET": str(self._home.socket),
+            "OMP_NUM_THREADS": str(self._home.settings.torch_threads),
+        }
 
-    def _public_server(self, consortium: str) -> grpc.Server:
+    def _public_server(self, agreed: Agreement) -> grpc.Server:
         server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="public"),
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MESSAGE_MAX_BYTES)],
         )
-        rpc.add_GatewayServicer_to_server(GatewayService(self.coordinator, self._tunnel, consortium), server)
+        rpc.add_GatewayServicer_to_server(
+            GatewayService(self.coordinator, self._tunnel, agreed.consortium, agreed.partner_names()), server
+        )
         listen = self._home.settings.listen
         try:
             bound = server.add_secure_port(listen, server_credentials(self._home.pki))
@@ -199,7 +206,6 @@ class Gateway:
 
     def _private_server(self) -> grpc.Server:
         path = self._home.socket
-        claim_socket(path, "a gateway")
         server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="private"),
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],

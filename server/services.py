@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import grpc
@@ -19,14 +20,21 @@ from privacy.order import Order
 from server import steps
 from server.coordinator import Coordinator
 from server.link import ERROR_KIND, error_details
+from server.presence import Presence
 from server.run_spec import RunSpec
 from server.tunnel import FleetTunnel
-from tacit.errors import CertificateError, StepBurnt, TacitError
+from tacit.errors import CertificateError, StepBurnt, TacitError, TransportError
 
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _FRAME_MAX_BYTES = (1 << 20) + 4096
+
+
+class OpenSteps(Protocol):
+    """Where a session finds the step it is for."""
+
+    def step(self, run_id: str, step: int) -> steps.OpenStep: ...
 
 
 class RunControl(Protocol):
@@ -40,26 +48,35 @@ class RunControl(Protocol):
 class GatewayService(rpc.GatewayServicer):
     """What partner sites reach: Flower's fleet calls and aggregation sessions, over mutual TLS only."""
 
-    def __init__(self, coordinator: Coordinator, tunnel: FleetTunnel, consortium: str) -> None:
-        self._coordinator = coordinator
+    def __init__(self, steps: OpenSteps, tunnel: FleetTunnel, consortium: str, sites: Collection[str]) -> None:
+        self._steps = steps
         self._tunnel = tunnel
         self._consortium = consortium
-        self._sites = {partner.name for partner in coordinator.agreement().agreement.partners}
+        self._sites = frozenset(sites)
+        self._presence = Presence()
 
     def Fleet(self, request: pb.FleetCall, context: grpc.ServicerContext) -> pb.FleetReply:  # noqa: N802
         """Forward one of Flower's fleet calls to the SuperLink."""
-        return self._tunnel.forward(self._peer(context), request)
+        peer = self._peer(context)
+        with self._present(peer.name, context):
+            return self._tunnel.forward(peer, request)
 
     def Aggregate(  # noqa: N802
         self, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext
     ) -> Iterator[pb.Frame]:
         """One aggregation session of one site."""
         site = self._peer(context).name
+        with self._present(site, context):
+            yield from self._session(site, request_iterator, context)
+
+    def _session(
+        self, site: str, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext
+    ) -> Iterator[pb.Frame]:
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("kind") != "hello":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be a hello")
         try:
-            step = self._coordinator.step(first.hello.run_id, first.hello.step)
+            step = self._steps.step(first.hello.run_id, first.hello.step)
             outbound = step.join(site)
         except TacitError as error:
             _abort(context, error)
@@ -89,6 +106,28 @@ class GatewayService(rpc.GatewayServicer):
         except grpc.RpcError:
             pass  # the connection broke: that is what left() is for
         step.left(site)
+
+    @contextmanager
+    def _present(self, site: str, context: grpc.ServicerContext) -> Iterator[None]:
+        """Let the call in unless another agent of the same site is connected."""
+        connection = context.peer()
+        try:
+            self._presence.enter(site, connection)
+        except TransportError as error:
+            _log.warning("refused a second agent of %s from %s: %s", site, connection, error.message)
+            context.abort(grpc.StatusCode.ALREADY_EXISTS, error.message)
+        finished = False
+
+        def left() -> None:
+            self._presence.leave(site, connection, broken=not finished)
+
+        # gRPC calls it when the connection breaks, even while the call is still being answered
+        if not context.add_callback(left):
+            left()
+        try:
+            yield
+        finally:
+            finished = context.is_active()
 
     def _peer(self, context: grpc.ServicerContext) -> PeerName:
         """Return who is calling, from the verified certificate; only partner sites of the agreement may call."""

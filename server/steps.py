@@ -224,7 +224,7 @@ class StepRegistry:
             self._steps[order.run_id, order.step] = step
             return step
 
-    def get(self, run_id: str, step: int) -> OpenStep:
+    def step(self, run_id: str, step: int) -> OpenStep:
         """Return an open (or the last ended) step.
 
         Raises:

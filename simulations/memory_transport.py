@@ -6,15 +6,15 @@ import queue
 
 from client.aggregation import Closed, Session
 from server import steps
-from server.coordinator import Coordinator
+from server.services import OpenSteps
 from tacit.errors import SecAggError, TransportError
 
 
 class MemoryAggregation:
-    """Opens sessions of ``site`` at an in-process coordinator."""
+    """Opens sessions of ``site`` at an in-process coordinator (or a bare step registry)."""
 
-    def __init__(self, coordinator: Coordinator, site: str) -> None:
-        self._coordinator = coordinator
+    def __init__(self, open_steps: OpenSteps, site: str) -> None:
+        self._open_steps = open_steps
         self._site = site
 
     def open(self, run_id: str, step: int) -> Session:
@@ -24,7 +24,7 @@ class MemoryAggregation:
             TransportError: the step is not open, or the site may not join it.
         """
         try:
-            opened = self._coordinator.step(run_id, step)
+            opened = self._open_steps.step(run_id, step)
             return _MemorySession(opened, self._site, opened.join(self._site))
         except SecAggError as error:
             raise TransportError(f"the aggregation session was refused: {error.message}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
+from tacit.cli.serving import interruptible
 from tacit.errors import ProcessError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -41,7 +43,8 @@ def demo(
 
     console = Console()
     rounds = SHORT_ROUNDS if short else RECIPE.rounds
-    with Demo(home, fresh=fresh, rounds=rounds, data_seed=seed, say=lambda line: typer.echo(line)) as course:
+    say: Callable[[str], None] = typer.echo
+    with interruptible(), Demo(home, fresh=fresh, rounds=rounds, data_seed=seed, say=say) as course:
         run_id = course.start()
         with ProgressView(console) as view:
             for event in course.events(run_id):

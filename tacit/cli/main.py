@@ -122,6 +122,7 @@ def _quieten_libraries() -> None:
     """Leave standard error to ``error:`` and ``hint:``; what libraries have to say belongs into a log."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
     # without any handler, logging itself prints warnings and traces, and Opacus installs one that does
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())

@@ -42,14 +42,13 @@ class StopSignal:
         self._before: dict[int, _Handler] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in _STOPPING}
+        self._before = _install(self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
 
     def asked(self) -> bool:
         """Return whether a stop was asked for."""
@@ -82,9 +81,19 @@ def interruptible() -> Iterator[None]:
             asked = True
             raise Interrupted(number)
 
-    before = {number: signal.signal(number, stop) for number in _STOPPING}
+    before = _install(stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, _Handler]:
+    # under nohup, SIGHUP is ignored, and stays so
+    wanted = [number for number in _STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in wanted}
+
+
+def _restore(handlers: dict[int, _Handler]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

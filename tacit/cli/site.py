@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
 
 from tacit import logs
-from tacit.cli.homes import copy_credentials
+from tacit.cli.homes import check_credentials, new_home
 from tacit.cli.serving import StopSignal
+from tacit.errors import DataError
+from tacit.validation import validated
 
 app = typer.Typer(help="A partner's site agent.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -56,30 +57,32 @@ def init(
     ),
 ) -> None:
     """Make a site's folder from its certificates, the signed agreement and where its data lie."""
-    from certs.anchor import TrustAnchor
-    from certs.credentials import check_validity
-    from client.config import DataSettings, SiteHome, SiteSettings
+    from certs.names import Role
+    from client.config import SiteHome, SiteSettings
     from client.service import create_ledger
-    from privacy.agreement import load_bundle, verify
+    from models.base import resolve_model_folder
     from privacy.policy import SitePolicy, save_policy
 
-    name = check_validity(pki).name
-    verified = verify(load_bundle(agreement), TrustAnchor.load(pki / "ca.pem"), now=datetime.now(UTC))
-    policy = SitePolicy.draft(verified.agreement, name, accept_runs=accept_runs, allow_testing=allow_testing)
-    copy_credentials(home, pki, agreement)
+    name, verified = check_credentials(pki, agreement, Role.SITE)
+    policy = SitePolicy.draft(verified.agreement, name.name, accept_runs=accept_runs, allow_testing=allow_testing)
     model = base_model if base_model.startswith("package:") else str(Path(base_model).expanduser().resolve())
-    settings = SiteSettings(
-        coordinator=coordinator,
-        base_model=model,
-        data=DataSettings(path=data.resolve(), text_column=text_column, label_column=label_column),
-        torch_threads=torch_threads,
-    )
-    place = SiteHome.create(home, settings)
-    save_policy(policy, place.policy)
-    create_ledger(place)
-    typer.echo(f"made {home} for {name}")
+    values = {
+        "coordinator": coordinator,
+        "base_model": model,
+        "data": {"path": data.expanduser().resolve(), "text_column": text_column, "label_column": label_column},
+        "torch_threads": torch_threads,
+    }
+    settings = validated(SiteSettings, values, source="the options given")
+    resolve_model_folder(model)
+    if not data.expanduser().is_file():
+        raise DataError(f"the data file {data} does not exist", hint="check --data; the file is read in place")
+    with new_home(home, pki, agreement) as made:
+        place = SiteHome.create(made, settings)
+        save_policy(policy, place.policy)
+        create_ledger(place)
+    typer.echo(f"made {home} for {name.name}")
     if not accept_runs:
-        typer.echo(f"runs are refused until {place.policy} says accept_runs: true")
+        typer.echo(f"runs are refused until {home / 'policy.yaml'} says accept_runs: true")
     typer.echo(f"next: tacit site serve --home {home}")
 
 
@@ -97,18 +100,18 @@ def serve(
 
     place = SiteHome(home)
     logs.configure(place.logs / "agent.jsonl", "agent")
-    stop = StopSignal()
-    service = SiteService(place, typer.echo)
-    try:
-        if check:
-            typer.echo("everything is in order")
-            return
-        service.start()
-        typer.echo(f"site agent {service.agent.site} is serving")
-        while not stop.wait(0.5):
-            service.check_children()
-    finally:
-        service.stop()
+    with StopSignal() as stop:
+        service = SiteService(place, typer.echo)
+        try:
+            if check:
+                typer.echo("everything is in order")
+                return
+            service.start()
+            typer.echo(f"site agent {service.agent.site} is serving")
+            while not stop.wait(0.5):
+                service.check_children()
+        finally:
+            service.stop()
     typer.echo("site agent stopped")
 
 

@@ -22,6 +22,7 @@ from privacy.secagg.encoding import decode, encode
 from privacy.secagg.site import SiteMachine
 from server.services import GatewayService
 from server.steps import StepRegistry
+from server.tunnel import FleetTunnel
 from simulations.memory_transport import MemoryAggregation
 from tacit.errors import ProtocolViolation, StepBurnt, TacitError, TransportError
 
@@ -29,25 +30,13 @@ Transports = dict[str, AggregationTransport]
 SITES = ("alpha", "beta", "delta", "gamma")
 
 
-class Desk:
-    """As much of a coordinator as a transport needs."""
-
-    def __init__(self, registry: StepRegistry) -> None:
-        self.registry = registry
-
-    def step(self, run_id: str, step: int) -> Any:
-        return self.registry.get(run_id, step)
-
-
 @pytest.fixture(params=["memory", "grpc"])
 def transports(request: pytest.FixtureRequest, registry: StepRegistry, partners: Any) -> Iterator[Transports]:
     if request.param == "memory":
-        yield {site: MemoryAggregation(Desk(registry), site) for site in SITES}  # type: ignore[arg-type]
+        yield {site: MemoryAggregation(registry, site) for site in SITES}
         return
-    service = GatewayService.__new__(GatewayService)
-    service._coordinator = Desk(registry)  # type: ignore[assignment]
-    service._consortium = "tests"
-    service._sites = set(SITES)
+    tunnel = FleetTunnel("127.0.0.1:9")
+    service = GatewayService(registry, tunnel, "tests", SITES)
     server = grpc.server(futures.ThreadPoolExecutor(16))
     rpc.add_GatewayServicer_to_server(service, server)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(partners.folder / "hub"))
@@ -59,6 +48,7 @@ def transports(request: pytest.FixtureRequest, registry: StepRegistry, partners:
     for channel in channels.values():
         channel.close()
     server.stop(0).wait()
+    tunnel.close()
 
 
 def open_step(registry: StepRegistry, order: Order, events: list[dict[str, Any]] | None = None) -> Any:

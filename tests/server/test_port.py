@@ -1,0 +1,68 @@
+"""The one port between organisations: who gets in, and who gets nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from certs.authority import ConsortiumAuthority
+from certs.credentials import channel_credentials, server_credentials
+from client.wire import tacit_pb2 as pb
+from client.wire import tacit_pb2_grpc as rpc
+from server.services import GatewayService
+from server.steps import StepRegistry
+from server.tunnel import FleetTunnel
+
+
+@pytest.fixture
+def port(partners: Any) -> Iterator[int]:
+    """A gateway's public service for the sites alpha and beta only; no SuperLink behind it."""
+    tunnel = FleetTunnel("127.0.0.1:9")
+    service = GatewayService(StepRegistry(partners.roster, 1), tunnel, "tests", {"alpha", "beta"})
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    rpc.add_GatewayServicer_to_server(service, server)
+    bound = server.add_secure_port("127.0.0.1:0", server_credentials(partners.folder / "hub"))
+    server.start()
+    yield bound
+    server.stop(0).wait()
+    tunnel.close()
+
+
+def statuses(port: int, credentials: grpc.ChannelCredentials | None, *paths: str) -> list[int]:
+    """Make fleet calls over one connection and return what the tunnel answered."""
+    address = f"localhost:{port}"
+    channel = grpc.insecure_channel(address) if credentials is None else grpc.secure_channel(address, credentials)
+    with channel:
+        stub = rpc.GatewayStub(channel)
+        return [stub.Fleet(pb.FleetCall(path=path), timeout=5.0).status for path in paths]
+
+
+def refused(port: int, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as error:
+        statuses(port, credentials, "/v1/fleet/pull-messages")
+    return error.value.code()
+
+
+def test_a_partner_gets_in_and_only_to_fleet_calls(port: int, partners: Any) -> None:
+    credentials = channel_credentials(partners.folder / "alpha")
+    paths = ("/v1/fleet/pull-messages", "/v1/control/start-run", "/v1/fleet/../control/start-run")
+    # 401: nobody has registered a SuperNode yet; 404: not a fleet call
+    assert statuses(port, credentials, *paths) == [401, 404, 404]
+
+
+def test_nobody_without_a_certificate_of_this_authority_gets_in(port: int, tmp_path: Path) -> None:
+    other = ConsortiumAuthority.create(tmp_path / "ca", "tests")
+    other.issue("site", "alpha", tmp_path / "alpha")
+    assert refused(port, None) is grpc.StatusCode.UNAVAILABLE
+    assert refused(port, grpc.ssl_channel_credentials()) is grpc.StatusCode.UNAVAILABLE
+    assert refused(port, channel_credentials(tmp_path / "alpha")) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_site_that_is_no_partner_and_the_coordinator_itself_are_turned_away(port: int, partners: Any) -> None:
+    for name in ("gamma", "hub"):
+        assert refused(port, channel_credentials(partners.folder / name)) is grpc.StatusCode.PERMISSION_DENIED
