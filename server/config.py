@@ -1,20 +1,13 @@
-"""A coordinator's folder: ``coordinator.toml`` and where everything else lies."""
+"""A coordinator's folder and ``coordinator.toml``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import tomli_w
 from pydantic import Field
 
+from client.home import Home
 from privacy.order import Strict
-from tacit.durable import write_atomic
-from tacit.errors import ConfigError
-from tacit.sockets import socket_path
-from tacit.toml_file import read_toml
-from tacit.validation import validated
-
-CONFIG_NAME = "coordinator.toml"
 
 
 class CoordinatorSettings(Strict):
@@ -28,67 +21,15 @@ class CoordinatorSettings(Strict):
     superlink_port: int = Field(ge=0, le=65535, default=0)
 
 
-class CoordinatorHome:
-    """A coordinator's folder and its settings.
+class CoordinatorHome(Home[CoordinatorSettings]):
+    """A coordinator's folder."""
 
-    Raises:
-        ConfigError: the folder holds no usable ``coordinator.toml``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        path = self.folder / CONFIG_NAME
-        if not path.is_file():
-            raise ConfigError(
-                f"{folder} is not a coordinator's folder: it holds no {CONFIG_NAME}",
-                hint=f"make one with `tacit coordinator init --home {folder}`",
-            )
-        self.settings = validated(CoordinatorSettings, read_toml(path), source=str(path))
-
-    @classmethod
-    def create(cls, folder: Path, settings: CoordinatorSettings) -> CoordinatorHome:
-        """Write ``coordinator.toml``.
-
-        Raises:
-            ConfigError: there is one already.
-        """
-        path = folder / CONFIG_NAME
-        if path.exists():
-            raise ConfigError(f"{path} exists already", hint="edit it, or choose another folder")
-        write_atomic(path, tomli_w.dumps(settings.model_dump()).encode())
-        return cls(folder)
-
-    @property
-    def pki(self) -> Path:
-        """Certificates and keys."""
-        return self.folder / "pki"
-
-    @property
-    def agreement(self) -> Path:
-        """The signed agreement."""
-        return self.folder / "agreement.yaml"
-
-    @property
-    def state(self) -> Path:
-        """Everything a gateway remembers."""
-        return self.folder / "state"
+    kind = "coordinator"
+    settings_name = "coordinator.toml"
+    socket_name = "gateway.sock"
+    settings_type = CoordinatorSettings
 
     @property
     def runs(self) -> Path:
         """One sub-folder a run."""
         return self.state / "runs"
-
-    @property
-    def flower(self) -> Path:
-        """Flower's own home (``FLWR_HOME``)."""
-        return self.state / "flower"
-
-    @property
-    def logs(self) -> Path:
-        """One file a process."""
-        return self.folder / "logs"
-
-    @property
-    def socket(self) -> Path:
-        """The private Unix socket."""
-        return socket_path(self.state, "gateway.sock")

@@ -100,12 +100,18 @@ def submission_facts(
         policy = SitePolicy.draft(
             agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds
         )
-        Gate(agreement, policy, partner.name).check(order, now=datetime.now(UTC))
-    per_round = epsilon_per_round(round_event(spec, agreed), spec.run.rounds, agreed.privacy.delta)
-    if per_round[-1] > agreed.privacy.epsilon_per_run:
+        try:
+            Gate(agreement, policy, partner.name).check(order, now=datetime.now(UTC))
+        except Refusal as refusal:
+            hint = refusal.hint or "correct the run file, or agree on other limits in a new agreement"
+            raise Refusal(refusal.reason, refusal.message, hint=hint) from refusal
+    event, delta = round_event(spec, agreed), agreed.privacy.delta
+    # the whole first: a plan far beyond the budget has thousands of rounds to go through
+    whole = epsilon([event.model_copy(update={"steps": event.steps * spec.run.rounds})], delta)
+    if whole > agreed.privacy.epsilon_per_run:
         raise Refusal(
             RefusalReason.BUDGET,
-            f"the run would spend epsilon {per_round[-1]:.3f} in {spec.run.rounds} rounds, "
+            f"the run would spend epsilon {whole:.3f} in {spec.run.rounds} rounds, "
             f"the agreement allows {agreed.privacy.epsilon_per_run:g} per run at delta {agreed.privacy.delta:g}",
             hint="raise noise_multiplier, or lower rounds, local_steps or sample_rate; "
             "`tacit privacy calibrate` finds the noise for a budget",
@@ -119,7 +125,7 @@ def submission_facts(
         "strategy": spec.run.strategy,
         "labels_count": len(order.labels),
         "budget": {"epsilon": agreed.privacy.epsilon_per_run, "delta": agreed.privacy.delta},
-        "epsilon_per_round": per_round,
+        "epsilon_per_round": epsilon_per_round(event, spec.run.rounds, delta),
         "training": order.training.model_dump(mode="json"),
         "secagg": order.secagg.model_dump(mode="json"),
         "agreement_digest": agreement.digest,

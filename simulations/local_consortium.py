@@ -140,12 +140,9 @@ def write_run_file(made: LocalConsortium, plan: ConsortiumPlan) -> None:
 def assign_ports(made: LocalConsortium, sites: Mapping[str, Path]) -> None:
     """Point all processes at loopback ports that are free now."""
     port = free_port()
-    settings = CoordinatorHome(made.coordinator).settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
-    write_atomic(made.coordinator / "coordinator.toml", tomli_w.dumps(settings.model_dump()).encode())
+    CoordinatorHome(made.coordinator).change_settings(listen=f"127.0.0.1:{port}")
     for site in sites:
-        place = SiteHome(made.site(site))
-        moved = place.settings.model_copy(update={"coordinator": f"localhost:{port}"})
-        write_atomic(place.folder / "site.toml", tomli_w.dumps(moved.model_dump(mode="json")).encode())
+        SiteHome(made.site(site)).change_settings(coordinator=f"localhost:{port}")
 
 
 def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: ConsortiumPlan) -> AgreementBundle:

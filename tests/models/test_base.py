@@ -100,11 +100,22 @@ def test_digest_tells_which_file_held_what(folder: Path) -> None:
     assert base_model_digest(folder) != before
 
 
-def test_file_that_cannot_be_read_is_named(folder: Path) -> None:
-    # a link to nowhere is skipped as not a file; a file that vanishes while it is read is not
-    reader = folder / "config.json"
-    reader.unlink()
-    os.mkfifo(reader)
+def test_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refuse(path: Path, *args: object, **keywords: object) -> object:
+        if path.name == "model.safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ModelError, match=r"model\.safetensors' cannot be read \(Permission denied\)"):
+        base_model_digest(folder)
+
+
+def test_what_is_not_a_plain_file_does_not_count(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
     with pytest.raises(ModelError, match=r"has no config\.json"):
         resolve_model_folder(str(folder))
 

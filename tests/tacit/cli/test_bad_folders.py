@@ -61,7 +61,8 @@ def test_a_disk_that_fills_up_during_a_run(tacit: Shell, made: LocalConsortium, 
     answer.fails(6, "the disk refused to write", "ledger.sqlite", "free some space")
     assert "run failed after" in answer.out
     for name in ("alpha", "beta", "gamma"):
-        assert tacit("ledger", "verify", tmp_path / "sim" / "sites" / name / "ledger.sqlite").code == 0
+        ledger = tmp_path / "sim" / "sites" / name / "ledger.sqlite"
+        assert tacit("ledger", "verify", ledger, "--hashes-only").code == 0
 
 
 def test_a_disk_that_is_full_when_the_folder_is_made(

@@ -88,6 +88,7 @@ def test_a_port_in_use(serving: Serving, made: LocalConsortium, launch: Callable
     # a process of its own: gRPC writes past Python
     second = launch("coordinator", "serve", "--home", hub)
     assert second.ends() == 8
+    print(repr(second.err))
     error, hint = second.err.splitlines()
     assert error == f"error: cannot listen on 127.0.0.1:{port}: the address is in use or not this host's"
     assert hint.startswith("hint: stop the other process")
@@ -108,7 +109,9 @@ def test_runs_that_cannot_be_followed_or_started(
         5, "in 2000 rounds, the agreement allows 20 per run", "raise noise_multiplier"
     )
     edit(run_file, "l2_clip_norm = 1.0", "l2_clip_norm = 100.0")
-    tacit("run", "start", run_file, *home).fails(5, "100", "1.0")
+    tacit("run", "start", run_file, *home).fails(
+        5, "l2_clip_norm 100 was ordered, agreed: at most 1", "correct the run file"
+    )
     assert list((serving.hub / "state" / "runs").glob("*")) == []
 
 
