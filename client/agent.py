@@ -33,6 +33,7 @@ from tacit.canonical import canonical_json
 from tacit.errors import (
     BudgetExceeded,
     LedgerError,
+    ProcessError,
     Refusal,
     RefusalReason,
     SecAggError,
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 _SPEAKABLE = (Refusal, SecAggError, TransportError, LedgerError)
 #: how much longer than the order's deadline this site waits for the others
 _PATIENCE_S = 120.0
+#: how long a stop waits for the order in progress: a local step, then the entry in the ledger
+_CLOSE_S = 10.0
 
 
 class SiteAgent:
@@ -82,6 +85,7 @@ class SiteAgent:
         self._dataset = dataset
         self._transport = transport
         self._working = threading.Lock()
+        self._stopping = threading.Event()
         self._roster = agreement.agreement.roster()
 
     def execute(self, order_json: bytes, vector_bytes: bytes) -> bytes:
@@ -101,15 +105,25 @@ class SiteAgent:
         outcome, ctx, sent = self._carry_out(order, vector_bytes)
         return self._receipt(order, outcome, ctx=ctx, bytes_sent=sent)
 
+    def stop(self) -> None:
+        """Let the order in progress end before its next local step; what it reserved stays spent."""
+        self._stopping.set()
+
     def close(self) -> None:
-        """Close the ledger."""
+        """Stop, then close the ledger; an order that will not end in time is forfeited at the next start."""
+        self.stop()
+        ended = self._working.acquire(timeout=_CLOSE_S)
         self._ledger.close()
+        if ended:
+            self._working.release()
 
     def _carry_out(self, order: Order, vector_bytes: bytes) -> tuple[ReceiptStatus, bytes, int]:
         ctx = b""
         session: Session | None = None
         try:
             with _claim(self._working):
+                if self._stopping.is_set():
+                    raise Refusal(RefusalReason.BUSY, "this site's agent is stopping")
                 session = self._transport.open(order.run_id, order.step)
                 session.tell("gate")
                 vector = self._check(order, vector_bytes)
@@ -197,7 +211,7 @@ class SiteAgent:
                 vector,
                 order,
                 self._source(order, "noise"),
-                lambda done, of: _log.info("local step", extra={"done": done, "of": of}),
+                self._on_local_step,
             )
             secagg = order.secagg
             return encode(
@@ -214,6 +228,11 @@ class SiteAgent:
         assert reservation is not None
         self._ledger.commit(reservation, ctx=descriptor.ctx().hex(), bytes_sent=session.bytes_sent)
         _log.info("step done", extra={"run": order.run_id, "round": order.round, "survivors": survivors})
+
+    def _on_local_step(self, done: int, of: int) -> None:
+        _log.info("local step", extra={"done": done, "of": of})
+        if self._stopping.is_set():
+            raise ProcessError(f"the site agent was stopped after {done} of {of} local steps")
 
     def _reserve(self, order: Order) -> Reservation:
         try:

@@ -217,11 +217,13 @@ class SiteService:
 
     def stop(self) -> None:
         """Stop the SuperNode and everything under it, then the sockets, then close the ledger."""
+        self.agent.stop()
         if self._supernode is not None:
             self._supernode.stop()
         self._proxy.stop()
-        self._server.stop(_STOP_GRACE_S).wait()
+        # before the private socket: an order that waits for other sites ends when its session breaks
         self._channel.close()
+        self._server.stop(_STOP_GRACE_S).wait()
         self.agent.close()
         self._home.socket.unlink(missing_ok=True)
 

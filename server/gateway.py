@@ -67,7 +67,9 @@ class FlowerRuns:
             reason = f"Flower did not take the run: {error}"
             self._coordinator.emit(run_id, {"event": "run-finished", "status": "failed", "reason": reason})
             raise
-        threading.Thread(target=self._follow, args=(run_id,), name=f"follow-{run_id}", daemon=True).start()
+        threading.Thread(
+            target=self._follow, args=(run_id, self._flower_ids[run_id]), name=f"follow-{run_id}", daemon=True
+        ).start()
         return run_id
 
     def stop(self, run_id: str) -> None:
@@ -83,11 +85,12 @@ class FlowerRuns:
         self._coordinator.steps.abort_all("the run was stopped")
         self._finish(run_id, "stopped", "stopped by the operator")
 
-    def _follow(self, run_id: str) -> None:
+    def _follow(self, run_id: str, flower_id: int) -> None:
         """A ServerApp that dies without a word still ends its run."""
-        flower_id = self._flower_ids[run_id]
         details = self._control.wait_finished(flower_id)
         self._keep_log(run_id, flower_id)
+        if self._flower_ids[run_id] != flower_id:
+            return  # the run was resumed meanwhile: it lives on under another of Flower's ids
         self._coordinator.steps.abort_all("the run has ended")
         self._finish(run_id, "failed", f"the ServerApp ended early: {details}")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -100,14 +101,14 @@ def main(arguments: list[str] | None = None) -> int:
         tell(error)
         return error.exit_code
     except click.exceptions.Exit as done:
-        return done.exit_code
+        # Typer turns a KeyboardInterrupt into an Exit
+        return _interrupted(done.__cause__) if isinstance(done.__cause__, KeyboardInterrupt) else done.exit_code
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tacit"
         tell(TacitError(error.format_message(), hint=f"{command} --help shows what it takes"))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
-        typer.echo("interrupted", err=True)
-        return stop.exit_code if isinstance(stop, Interrupted) else 130
+        return _interrupted(stop)
     except Exception as error:
         # a mistake of ours: the trace is for the log, the person gets one line
         logging.getLogger(__name__).exception("unexpected error")
@@ -116,6 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("TACIT_TRACEBACK"):
             raise
         return 1
+
+
+def _interrupted(stop: BaseException) -> int:
+    typer.echo("interrupted", err=True)
+    return stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
 
 
 def _quieten_libraries() -> None:

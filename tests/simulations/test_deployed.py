@@ -23,6 +23,7 @@ from server.run_spec import load_run_spec
 from simulations.local_consortium import ConsortiumPlan, LocalConsortium, assign_ports, make_consortium
 from simulations.process_group import ProcessGroup
 from simulations.simulate import prepare
+from tacit.errors import ConfigError
 
 pytestmark = pytest.mark.processes
 Plan = Callable[..., ConsortiumPlan]
@@ -100,3 +101,28 @@ def test_a_killed_site_burns_the_step_and_comes_back_without_losing_its_account(
         assert kinds.count("forfeit") == 1
         assert kinds.count("commit") == 2
         ledger.verify(None)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint_and_never_reuses_a_step(tmp_path: Path, small_plan: Plan) -> None:
+    plan = small_plan(rounds=3)
+    made = make_consortium(tmp_path / "made", plan)
+    spec = load_run_spec(made.run_file)
+    with deployed(made, plan) as group:
+        link = group.link()
+        run_id = link.submit(spec)
+        for event in group.events(run_id):
+            if event["event"] == "round-started" and event["round"] == 2:
+                link.stop(run_id)
+        assert link.runs()[0]["status"] == "stopped"
+        with pytest.raises(ConfigError, match="not running"):
+            link.stop(run_id)
+        seen = len(link.events(run_id))
+        assert link.submit(spec, resume=run_id) == run_id
+        events = list(group.events(run_id, after=seen))
+        assert events[-1]["status"] == "completed", events[-1]
+        events = link.events(run_id)
+        assert link.runs()[0]["status"] == "completed"
+    rounds = [event["round"] for event in events if event["event"] == "round-finished"]
+    steps = [event["step"] for event in events if event["event"] == "round-started"]
+    assert rounds == [1, 2, 3]
+    assert len(set(steps)) == len(steps) == 4

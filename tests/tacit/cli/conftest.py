@@ -147,7 +147,9 @@ class Living:
 
     def __init__(self, argv: list[str], notes: Path) -> None:
         self._out, self._err = notes / "out.txt", notes / "err.txt"
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        # as on a person's terminal, whatever the libraries imported by the tests have set
+        inherited = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        environment = {**inherited, "HF_HUB_OFFLINE": "1"}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(argv, stdout=out, stderr=err, env=environment, start_new_session=True)
 

@@ -88,7 +88,6 @@ def test_a_port_in_use(serving: Serving, made: LocalConsortium, launch: Callable
     # a process of its own: gRPC writes past Python
     second = launch("coordinator", "serve", "--home", hub)
     assert second.ends() == 8
-    print(repr(second.err))
     error, hint = second.err.splitlines()
     assert error == f"error: cannot listen on 127.0.0.1:{port}: the address is in use or not this host's"
     assert hint.startswith("hint: stop the other process")
