@@ -52,8 +52,22 @@ Examples:
 """
 
 
+class _Stopped(Exception):
+    """A signal ended the command. Not a KeyboardInterrupt, which Typer would turn into a bare 130 without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 class _LazyGroup(TyperGroup):
     """Loads a group's module when the group is named."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Stopped(stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT) from stop
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_GROUPS)
@@ -101,14 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
         tell(error)
         return error.exit_code
     except click.exceptions.Exit as done:
-        # Typer turns a KeyboardInterrupt into an Exit
-        return _interrupted(done.__cause__) if isinstance(done.__cause__, KeyboardInterrupt) else done.exit_code
+        return done.exit_code
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tacit"
         tell(TacitError(error.format_message(), hint=f"{command} --help shows what it takes"))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort) as stop:
-        return _interrupted(stop)
+    except (_Stopped, KeyboardInterrupt, click.Abort) as stop:
+        typer.echo("interrupted", err=True)
+        return stop.exit_code if isinstance(stop, _Stopped) else 128 + signal.SIGINT
     except Exception as error:
         # a mistake of ours: the trace is for the log, the person gets one line
         logging.getLogger(__name__).exception("unexpected error")
@@ -117,11 +131,6 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("TACIT_TRACEBACK"):
             raise
         return 1
-
-
-def _interrupted(stop: BaseException) -> int:
-    typer.echo("interrupted", err=True)
-    return stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
 
 
 def _quieten_libraries() -> None:

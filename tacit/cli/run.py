@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tacit.errors import ConfigError, ProcessError
 
@@ -73,11 +73,11 @@ def status(home: Path = _HOME, as_json: bool = typer.Option(False, "--json", hel
         typer.echo(json.dumps({"runs": runs, "connected_sites": sites}, indent=2))
         return
     typer.echo(f"connected sites: {', '.join(sites) or 'none'}")
-    table = Table("run", "name", "status", "rounds", "accuracy", "submitted")
+    table = Table(Column("run", min_width=16), "name", "status", "rounds", "accuracy", "submitted")
     for run in runs:
         accuracy = "" if run["accuracy"] is None else f"{run['accuracy']:.3f}"
         rounds = f"{run['rounds_done']}/{run['rounds']}"
-        table.add_row(run["run_id"], run["run_name"], run["status"], rounds, accuracy, run["submitted"])
+        table.add_row(run["run_id"], run["run_name"], run["status"], rounds, accuracy, run["submitted"][:16])
     Console().print(table)
 
 
@@ -114,10 +114,14 @@ def _follow(home: Path, run_id: str) -> None:
 
     last: dict[str, object] = {}
     link = _link(home)
-    with ProgressView(Console()) as view:
-        for event in link.watch(run_id):
-            view.apply(event)
-            last = event
+    try:
+        with ProgressView(Console()) as view:
+            for event in link.watch(run_id):
+                view.apply(event)
+                last = event
+    except KeyboardInterrupt:
+        typer.echo(f"the run goes on; follow it again: tacit run watch {run_id} --home {home}")
+        raise
     if last.get("status") != "completed":
         raise ProcessError(
             f"run {run_id} {last.get('status', 'ended')}: {last.get('reason', 'no reason given')}",

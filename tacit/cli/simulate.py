@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
+from tacit.cli.serving import interruptible
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+#: how long an interrupted simulation waits for a local step to end
+_STOP_S = 15.0
+_POLL_S = 0.2
 
 _EPILOG = """
 Examples:
@@ -33,7 +40,7 @@ def simulate(
     from tacit.cli.progress_view import ProgressView
 
     spec = load_run_spec(run_file)
-    with prepare(spec, out, fresh=fresh) as consortium:
+    with interruptible(), prepare(spec, out, fresh=fresh) as consortium:
         run_id = consortium.submit()
         failure: list[BaseException] = []
 
@@ -43,11 +50,22 @@ def simulate(
             except BaseException as error:
                 failure.append(error)
 
-        worker = threading.Thread(target=carry_out, name="simulation")
+        worker = threading.Thread(target=carry_out, name="simulation", daemon=True)
         worker.start()
-        with ProgressView(Console()) as view:
-            for event in consortium.coordinator.watch(run_id, 0, follow=True):
-                view.apply(event)
+        try:
+            with ProgressView(Console()) as view:
+                for event in consortium.coordinator.watch(run_id, 0, follow=True):
+                    view.apply(event)
+        except KeyboardInterrupt:
+            # the sites write down what they had reserved, and refuse to go on
+            for agent in consortium.agents.values():
+                agent.stop()
+            deadline = time.monotonic() + _STOP_S
+            while worker.is_alive() and time.monotonic() < deadline:
+                # again and again: the next step may be opened in between
+                consortium.coordinator.steps.abort_all("the simulation was interrupted")
+                worker.join(_POLL_S)
+            raise
         worker.join()
         if failure:
             raise failure[0]

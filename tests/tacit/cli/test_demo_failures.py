@@ -49,9 +49,11 @@ def training_sites(home: Path) -> set[str]:
 
 
 def agent_of(home: Path, site: str) -> psutil.Process:
+    """Return the agent's process: the one that ``site serve`` with this folder became."""
     wanted = ["site", "serve", "--home", str(home / site)]
-    (found,) = [each for each in psutil.process_iter() if each.cmdline()[-4:] == wanted]
-    return found
+    found = [each for each in psutil.process_iter(["cmdline"]) if (each.info["cmdline"] or [])[-4:] == wanted]
+    assert len(found) == 1, found
+    return found[0]
 
 
 def spent_at(tacit: Shell, site: Path) -> tuple[float, dict[str, int]]:
@@ -102,15 +104,15 @@ def test_a_killed_agent_ends_the_demo_by_name_and_stays_charged(
     assert (entries["reserve"], entries["forfeit"]) == (1, 1)
 
 
-def test_an_agent_that_cannot_start_ends_the_demo_with_its_own_words(
+def test_a_gateway_that_cannot_start_ends_the_demo_with_its_own_words(
     demo: Callable[[], Any], tmp_path: Path, no_process_is_left: Callable[[Path], None]
 ) -> None:
     home = tmp_path / "demo"
     running = demo()
-    running.until(lambda: (home / "run.toml").exists(), "the consortium")
-    (home / "gamma" / "policy.yaml").write_text("tacit_policy: 1\n")
+    running.until(lambda: (home / "coordinator" / "coordinator.toml").exists(), "the coordinator's folder")
+    (home / "coordinator" / "agreement.yaml").write_text("not the agreement\n")
     assert running.ends() == 9
-    assert running.err.startswith("error: site agent gamma exited with code 2 after ")
+    assert running.err.startswith("error: gateway exited with code 4 after ")
     assert "  | error: " in running.err
-    assert "policy.yaml: site is missing" in running.err
+    assert "agreement.yaml" in running.err
     no_process_is_left(home)
