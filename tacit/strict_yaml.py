@@ -59,6 +59,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-01234567
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map"))
 
 
+_UNICODE_BREAKS = re.compile("[\\x85\\u2028\\u2029]")
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes every value out in full, and quotes whatever any YAML reader could take for another type."""
 
@@ -71,7 +74,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style: str | None = None
-    if _INT.match(text) or _FLOAT.match(text):
+    if _UNICODE_BREAKS.search(text):
+        style = '"'  # written bare or in single quotes, readers fold these line breaks differently
+    elif _INT.match(text) or _FLOAT.match(text):
         style = "'"  # YAML 1.1, whose resolvers the dumper asks, would leave "1e-5" bare
     elif "\n" in text and not re.search(r"[ \t]\n|[^\n\x20-\x7e\xa0-\ud7ff]", text):
         style = "|"  # PEM blocks and other texts of several lines stay readable

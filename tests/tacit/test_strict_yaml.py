@@ -138,6 +138,13 @@ def test_other_readers_see_the_same(value: Any) -> None:
     assert yaml.safe_load(dump_yaml({"value": value})) == {"value": value}
 
 
+@pytest.mark.parametrize("value", [{"\x85": None}, "a\x85b", {"a\u2028b": 1}, "\u2029", "a\u2028\nb\n"])
+def test_unicode_line_breaks_survive_every_reader(value: Any) -> None:
+    written = dump_yaml({"value": value})
+    assert yaml.safe_load(written) == {"value": value}
+    assert parse_yaml(written, source="test") == {"value": value}
+
+
 def test_a_repeated_object_is_written_out_twice() -> None:
     shared = ["a"]
     assert parse(dump_yaml({"x": shared, "y": shared})) == {"x": ["a"], "y": ["a"]}
