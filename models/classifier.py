@@ -9,9 +9,6 @@ because one clip norm is shared by all that is trained:
   gradient. Label names are public and point the same way; a bias would be one more such direction, so there is none.
 - ``sqrt(d)`` gives each input about unit variance, as LayerNorm does, so that one learning rate fits head and LoRA.
 
-Measured on frozen MiniLM features of banking77, three sites, epsilon 8: plain mean and bias 85.0, unit length 86.2,
-no bias 88.8, centred 89.9.
-
 Saved adapters are plain ``peft``: see :meth:`AdapterModel.save_peft`.
 """
 
