@@ -89,6 +89,7 @@ class _GrpcSession:
         self._outbound: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
         self._inbound: queue.SimpleQueue[pb.Frame | TransportError] = queue.SimpleQueue()
         self._outbound.put(pb.Frame(hello=pb.Hello(run_id=run_id, step=step)))
+        self._ended = False
         self._call = stub.Aggregate(iter(self._outbound.get, None))
         threading.Thread(target=self._read, name="aggregation-reader", daemon=True).start()
 
@@ -107,12 +108,15 @@ class _GrpcSession:
         if isinstance(frame, TransportError):
             raise frame
         if frame.WhichOneof("kind") == "closed":
+            self._ended = True
             return Closed(frame.closed.summed, frame.closed.reason)
         return bytes(frame.protocol)
 
     def close(self) -> None:
         self._outbound.put(None)
-        self._call.cancel()
+        # a call that is cancelled looks to the gateway like a connection that broke
+        if not self._ended:
+            self._call.cancel()
 
     def _read(self) -> None:
         try:

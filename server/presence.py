@@ -53,13 +53,19 @@ class Presence:
                 holder = self._holders[site] = _Holder(connection)
             holder.open_calls += 1
 
-    def leave(self, site: str, connection: str, *, broken: bool) -> None:
-        """End a call. A ``broken`` last call frees the place at once: the agent died, or let go."""
+    def leave(self, site: str, connection: str, *, broken: bool) -> bool:
+        """End a call. A ``broken`` last call frees the place at once: the agent died, or let go.
+
+        Returns:
+            whether the place was freed: nobody speaks for the site now.
+        """
         with self._lock:
             holder = self._holders.get(site)
             if holder is None or holder.connection != connection:
-                return
+                return False
             holder.open_calls -= 1
             holder.last_s = self._clock()
             if broken and holder.open_calls == 0:
                 del self._holders[site]
+                return True
+            return False

@@ -59,7 +59,7 @@ class GatewayService(rpc.GatewayServicer):
         """Forward one of Flower's fleet calls to the SuperLink."""
         peer = self._peer(context)
         with self._present(peer.name, context):
-            return self._tunnel.forward(peer, request)
+            return self._tunnel.forward(peer, request, context.is_active)
 
     def Aggregate(  # noqa: N802
         self, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext
@@ -119,7 +119,8 @@ class GatewayService(rpc.GatewayServicer):
         finished = False
 
         def left() -> None:
-            self._presence.leave(site, connection, broken=not finished)
+            if self._presence.leave(site, connection, broken=not finished):
+                self._tunnel.lost(site)
 
         # gRPC calls it when the connection breaks, even while the call is still being answered
         if not context.add_callback(left):

@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -118,8 +118,14 @@ class FleetTunnel:
         self._keys: dict[bytes, str] = {}
         self._load()
 
-    def forward(self, peer: PeerName, call: FleetCall) -> FleetReply:
+    def forward(self, peer: PeerName, call: FleetCall, is_connected: Callable[[], bool] = lambda: True) -> FleetReply:
         """Carry one call of the authenticated ``peer`` to the SuperLink. Never raises on what the peer sent.
+
+        Args:
+            peer: who calls.
+            call: what it asks.
+            is_connected: whether the peer still waits for the reply. A message must not be fetched for a peer
+                that is gone, nor does a call that it did not live to see the end of count as a sign of life.
 
         The reply's status is the SuperLink's own, or: 403 not this site's node, 404 not a fleet call, 413 too
         large, 400 not the message that belongs to the path, 401 a node nobody registered (which makes the
@@ -139,11 +145,19 @@ class FleetTunnel:
             return refusal
         headers = allowed_headers(call.headers.items(), REQUEST_HEADERS)
         if call.path == PULL_MESSAGES:
-            reply = self._pull(headers, call.body, speaker)
+            reply = self._pull(headers, call.body, speaker, is_connected)
         else:
             reply = self._post(call.path, headers, call.body)
         self._learn(peer.name, call.path, speaker, headers, reply)
+        if not is_connected():
+            self._lose(peer.name, speaker.node_ids)
         return reply
+
+    def lost(self, site: str) -> None:
+        """The site's connection broke: its SuperNode counts as absent until it speaks again."""
+        with self._lock:
+            nodes = frozenset(node_id for node_id, node in self._nodes.items() if node.site == site)
+        self._lose(site, nodes)
 
     def node_id_of(self, site: str) -> int | None:
         """Return Flower's node id of the site's active SuperNode, or None."""
@@ -185,14 +199,27 @@ class FleetTunnel:
             return self._refuse(peer, HTTPStatus.FORBIDDEN, "this SuperNode is another site's")
         return None
 
-    def _pull(self, headers: dict[str, str], body: bytes, speaker: Speaker) -> FleetReply:
+    def _lose(self, site: str, node_ids: Iterable[int]) -> None:
+        changed = False
+        with self._lock:
+            for node_id in node_ids:
+                node = self._nodes.get(node_id)
+                if node is not None and node.seen_s is not None:
+                    self._nodes[node_id] = replace(node, seen_s=None)
+                    changed = True
+        if changed and self._on_change is not None:
+            self._on_change(site, None)
+
+    def _pull(
+        self, headers: dict[str, str], body: bytes, speaker: Speaker, is_connected: Callable[[], bool]
+    ) -> FleetReply:
         deadline = self._clock() + self._pull_hold_s
         while True:
             reply = self._post(PULL_MESSAGES, headers, body)
             if reply.status != HTTPStatus.OK or self._clock() >= deadline or _has_messages(reply.body):
                 return reply
             # a node that was replaced or signed off meanwhile must not be given a message
-            if self._closing.wait(self._pull_poll_s) or not self._known(speaker):
+            if self._closing.wait(self._pull_poll_s) or not self._known(speaker) or not is_connected():
                 return reply
 
     def _known(self, speaker: Speaker) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -19,10 +20,27 @@ from server.steps import StepRegistry
 from server.tunnel import FleetTunnel
 
 
+class LostSites(FleetTunnel):
+    """A tunnel with no SuperLink behind it that remembers whose connections broke."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:9")
+        self.lost_sites: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def lost(self, site: str) -> None:
+        super().lost(site)
+        self.lost_sites.put(site)
+
+
 @pytest.fixture
-def port(partners: Any) -> Iterator[int]:
-    """A gateway's public service for the sites alpha and beta only; no SuperLink behind it."""
-    tunnel = FleetTunnel("127.0.0.1:9")
+def tunnel() -> Iterator[LostSites]:
+    with LostSites() as made:
+        yield made
+
+
+@pytest.fixture
+def port(partners: Any, tunnel: LostSites) -> Iterator[int]:
+    """A gateway's public service for the sites alpha and beta only."""
     service = GatewayService(StepRegistry(partners.roster, 1), tunnel, "tests", {"alpha", "beta"})
     server = grpc.server(futures.ThreadPoolExecutor(4))
     rpc.add_GatewayServicer_to_server(service, server)
@@ -30,7 +48,6 @@ def port(partners: Any) -> Iterator[int]:
     server.start()
     yield bound
     server.stop(0).wait()
-    tunnel.close()
 
 
 def statuses(port: int, credentials: grpc.ChannelCredentials | None, *paths: str) -> list[int]:
@@ -66,3 +83,16 @@ def test_nobody_without_a_certificate_of_this_authority_gets_in(port: int, tmp_p
 def test_a_site_that_is_no_partner_and_the_coordinator_itself_are_turned_away(port: int, partners: Any) -> None:
     for name in ("gamma", "hub"):
         assert refused(port, channel_credentials(partners.folder / name)) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_site_whose_connection_breaks_is_told_to_the_tunnel(port: int, partners: Any, tunnel: LostSites) -> None:
+    never: queue.SimpleQueue[pb.Frame] = queue.SimpleQueue()
+    channel = grpc.secure_channel(f"localhost:{port}", channel_credentials(partners.folder / "alpha"))
+    stub = rpc.GatewayStub(channel)
+    call = stub.Aggregate(iter(never.get, None))
+    # the gateway has seen the session once it answers another call of the same connection
+    assert stub.Fleet(pb.FleetCall(path="/v1/fleet/pull-messages"), timeout=5.0).status == 401
+    assert tunnel.lost_sites.empty()
+    channel.close()
+    assert tunnel.lost_sites.get(timeout=10.0) == "alpha"
+    assert call.code() is grpc.StatusCode.CANCELLED

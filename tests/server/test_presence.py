@@ -51,10 +51,10 @@ def test_between_two_calls_the_place_is_kept_for_a_while(presence: Presence, clo
 def test_a_broken_connection_frees_the_place_at_once(presence: Presence) -> None:
     presence.enter("alpha", FIRST)
     presence.enter("alpha", FIRST)
-    presence.leave("alpha", FIRST, broken=True)
+    assert not presence.leave("alpha", FIRST, broken=True)
     with pytest.raises(TransportError):
         presence.enter("alpha", SECOND)
-    presence.leave("alpha", FIRST, broken=True)
+    assert presence.leave("alpha", FIRST, broken=True)
     presence.enter("alpha", SECOND)
 
 
@@ -63,6 +63,6 @@ def test_a_late_end_of_a_replaced_connection_changes_nothing(presence: Presence,
     presence.leave("alpha", FIRST, broken=False)
     clock.now_s += 60
     presence.enter("alpha", SECOND)
-    presence.leave("alpha", FIRST, broken=True)
+    assert not presence.leave("alpha", FIRST, broken=True)
     with pytest.raises(TransportError):
         presence.enter("alpha", FIRST)

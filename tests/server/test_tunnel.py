@@ -259,6 +259,32 @@ def test_a_redirect_of_the_superlink_is_not_followed() -> None:
     assert (reply.status, dict(reply.headers), len(seen)) == (307, {}, 1)
 
 
+def test_a_site_whose_connection_broke_is_absent_until_it_speaks_again(bench: Bench) -> None:
+    """Otherwise a killed site would count as connected for a minute, and a round would be begun without it."""
+    node_id = bench.join(ALPHA, b"a")
+    other = bench.join(BETA, b"b")
+    bench.tunnel.lost("alpha")
+    bench.tunnel.lost("alpha")
+    assert bench.tunnel.sites() == {"beta": other}
+    assert bench.changes[-1] == ("alpha", None)
+    assert bench.beat(ALPHA, node_id) == 200
+    assert bench.tunnel.sites() == {"alpha": node_id, "beta": other}
+
+
+def test_a_pull_that_its_site_did_not_live_to_see_is_no_sign_of_life_and_fetches_no_message(bench: Bench) -> None:
+    node_id = bench.join(ALPHA, b"a")
+    bench.superlink.messages = [False, True]
+    call = FleetCall(
+        path=PULL_MESSAGES,
+        body=PullMessagesRequest(node=Node(node_id=node_id)).SerializeToString(),
+        headers=HEADERS,
+    )
+    reply = bench.tunnel.forward(ALPHA, call, lambda: False)
+    assert not PullMessagesResponse.FromString(reply.body).messages_list
+    assert bench.superlink.paths().count(PULL_MESSAGES) == 1
+    assert bench.tunnel.sites() == {}
+
+
 def test_a_silent_site_is_not_active_until_it_speaks_again(bench: Bench) -> None:
     node_id = bench.join(ALPHA, b"a")
     bench.now_s += ACTIVE_S - 1
