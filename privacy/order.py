@@ -52,13 +52,40 @@ class TrainingSpec(Strict):
     max_tokens: int = Field(gt=0, le=8192)
 
 
+class WeightSpec(Strict):
+    """Weighted sums: a site counts with its declared weight, capped and binned, which travels masked with its update.
+
+    A site's weight is what its steward declares in its policy, never a count taken from its data.
+    """
+
+    #: no site counts for more
+    cap: int = Field(gt=0, le=10**9)
+    #: weights are rounded down to multiples of this, and up to it
+    bin: int = Field(gt=0, le=10**9)
+
+    @model_validator(mode="after")
+    def _whole_bins(self) -> WeightSpec:
+        if self.cap % self.bin:
+            raise ValueError(f"cap ({self.cap}) must be a multiple of bin ({self.bin})")
+        return self
+
+    def binned(self, weight: int) -> int:
+        """Return the weight a site that declares ``weight`` counts with: a multiple of ``bin``, ``bin`` to ``cap``."""
+        return max(self.bin, min(self.cap, weight // self.bin * self.bin))
+
+
 class SecAggSpec(Strict):
-    """Parameters of the secure sum of one step."""
+    """Parameters of the secure sums of one order."""
+
+    #: secure sums that the order's key setup serves, one after the other
+    steps: int = Field(gt=0, le=100_000, default=1)
 
     cohort: tuple[Name, ...] = Field(min_length=2)
     threshold: int = Field(gt=1)
     min_cohort: int = Field(gt=1)
-    ring_bits: Literal[32] = 32
+    ring_bits: Literal[16, 32, 64] = 32
+    #: None: every site counts the same
+    weights: WeightSpec | None = None
     #: one unit of the update is ``scale`` units of the ring
     scale: float = Field(gt=0)
     #: each coordinate is clipped to [-value_bound, value_bound] before it is encoded
@@ -121,6 +148,11 @@ class Order(Strict):
     def digest(self) -> str:
         """``sha256:...`` over the canonical JSON of the whole order."""
         return digest("tacit/order/v1", self.model_dump(mode="json"))
+
+    @property
+    def vector_length(self) -> int:
+        """Coordinates of the vectors that are summed: the adapter's, and the weight if sites are weighted."""
+        return self.adapter_length + (self.secagg.weights is not None)
 
     def event(self) -> SubsampledGaussian:
         """What carrying out this order once spends, as an accountant's event."""

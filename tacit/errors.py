@@ -25,6 +25,7 @@ Every error says what was received, what was expected and, as ``hint``, what to 
     │   │   ├── DescriptorMismatch the coordinator announced another step than the order
     │   │   ├── CohortTooSmall     fewer sites than threshold or min_cohort
     │   │   ├── ConflictingLock    a second lock, or locks that disagree
+    │   │   ├── RepeatedStep       a step this site took before, or an older one
     │   │   └── BadShare           a share or seed that does not match its commitment
     │   ├── IllegalEvent           an event this state does not accept (state unchanged)
     │   ├── EncodingRange          values that cannot be encoded without wrapping
@@ -183,6 +184,10 @@ class CohortTooSmall(ProtocolViolation):
 
 class ConflictingLock(ProtocolViolation):
     """A second, different lock for one step, or lock signatures that disagree."""
+
+
+class RepeatedStep(ProtocolViolation):
+    """A step that this site has taken part in before, or an older one: no step is taken twice."""
 
 
 class BadShare(ProtocolViolation):

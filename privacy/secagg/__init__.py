@@ -5,12 +5,13 @@ they open no socket and read no clock. ``docs/secure-aggregation.md`` is the pro
 """
 
 from privacy.secagg.coordinator import CoordinatorMachine
-from privacy.secagg.descriptor import StepDescriptor, descriptor_for
+from privacy.secagg.descriptor import StepDescriptor, descriptor_for, next_history
 from privacy.secagg.effects import (
     Burnt,
-    Completed,
     CoordinatorEffect,
+    Ended,
     Fault,
+    Keep,
     PhaseChanged,
     Ready,
     Send,
@@ -20,23 +21,28 @@ from privacy.secagg.effects import (
     Summed,
 )
 from privacy.secagg.encoding import check_range, decode, encode
+from privacy.secagg.journal import Sent, StepRecord, last_steps
 from privacy.secagg.keys import Roster, Signer, Verifier
 from privacy.secagg.phases import CoordinatorPhase, SitePhase, Stage
+from privacy.secagg.ring import Ring
 from privacy.secagg.site import SiteMachine
 from privacy.secagg.threshold import check_threshold, default_collusion_bound, default_threshold
 
 __all__ = [
     "Burnt",
-    "Completed",
     "CoordinatorEffect",
     "CoordinatorMachine",
     "CoordinatorPhase",
+    "Ended",
     "Fault",
+    "Keep",
     "PhaseChanged",
     "Ready",
+    "Ring",
     "Roster",
     "Send",
     "SendTo",
+    "Sent",
     "Signer",
     "SiteAt",
     "SiteEffect",
@@ -44,6 +50,7 @@ __all__ = [
     "SitePhase",
     "Stage",
     "StepDescriptor",
+    "StepRecord",
     "Summed",
     "Verifier",
     "check_range",
@@ -53,4 +60,6 @@ __all__ = [
     "default_threshold",
     "descriptor_for",
     "encode",
+    "last_steps",
+    "next_history",
 ]

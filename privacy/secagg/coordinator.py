@@ -1,63 +1,58 @@
-"""The coordinator's side of one step, sans-IO: sites' frames, losses and deadlines in, effects out.
+"""The coordinator's side of an epoch, sans-IO: sites' frames, losses and deadlines in, effects out.
 
-It relays keys, adds masked vectors, relays locks, and opens the sum of the survivors and nothing else. Memory
-is one accumulator of the vector's length and a bounded number of uploads in flight, each freed as it is added.
-A site that breaks the protocol is out (:class:`Fault`); the step goes on while enough sites are left, else it is
-:class:`Burnt` with a reason that names them. An event the tables do not accept raises
-:class:`~tacit.errors.IllegalEvent` and changes nothing.
+It relays keys, then runs one step after another: adds masked vectors, relays locks, and opens the sum of the
+survivors and nothing else. Memory is one accumulator of the vector's length and a bounded number of uploads in flight,
+each freed as it is added. A site that breaks the protocol is out (:class:`Fault`), one that is late is out of the step;
+the step goes on while enough sites are left, else it is :class:`Burnt` with a reason that names them. An event the
+tables do not accept raises :class:`~tacit.errors.IllegalEvent` and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from privacy.secagg.coordinator_step import CoordinatorStep
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.effects import Burnt, CoordinatorEffect, Fault, PhaseChanged, SendTo, SiteAt, Summed
-from privacy.secagg.encoding import check_range, check_sum
-from privacy.secagg.keys import LOCK_CONTEXT, Roster, verify
-from privacy.secagg.keystream import add_masks
+from privacy.secagg.encoding import check_range
+from privacy.secagg.keys import Roster, setup_hash
 from privacy.secagg.messages import (
+    REASON_MAX_BYTES,
     Announce,
     Chunk,
-    DeliveredParcel,
+    Encapsulated,
+    Established,
     Grant,
     KeyAdvert,
+    Keys,
     Lock,
-    LockRequest,
     Message,
     Offer,
+    Outcome,
     Reveal,
-    RevealRequest,
+    Shares,
+    TotalChunk,
+    chunks_of,
     decode,
-    lock_digest,
 )
 from privacy.secagg.parcels import Session
 from privacy.secagg.phases import (
     FINAL_PHASES,
     GONE_STAGES,
-    NEXT_PHASE,
     PENDING_STAGES,
+    SETUP_PHASES,
     CoordinatorPhase,
     SiteMessage,
     Stage,
     stage_after,
 )
-from privacy.secagg.setup import check_advert
+from privacy.secagg.ring import RingVector
+from privacy.secagg.setup import check_advert, check_encapsulated
 from privacy.secagg.threshold import check_threshold, survivors_required
-from privacy.secagg.unmasking import (
-    CheckedReveal,
-    LockedSum,
-    check_reveal,
-    common_member,
-    disagreements,
-    open_masks,
-)
-from privacy.secagg.uploads import UploadSum, check_offer
 from tacit.errors import (
     BadShare,
     BadSignature,
-    ConflictingLock,
     DescriptorMismatch,
     EncodingRange,
     IllegalEvent,
@@ -68,43 +63,36 @@ from tacit.errors import (
 
 _EVENTS: Mapping[type[Message], SiteMessage] = {
     KeyAdvert: SiteMessage.KEY_ADVERT,
+    Encapsulated: SiteMessage.ENCAPSULATED,
     Offer: SiteMessage.OFFER,
     Chunk: SiteMessage.CHUNK,
     Lock: SiteMessage.LOCK,
     Reveal: SiteMessage.REVEAL,
+    Shares: SiteMessage.SHARES,
 }
+_OF_THE_EPOCH = (KeyAdvert, Encapsulated)
 
 
 @dataclass(slots=True)
 class _Site:
-    """What the coordinator knows of one site in this step."""
+    """What the coordinator knows of one site in this epoch."""
 
     name: str
     stage: Stage = Stage.WAITING
     advert: bytes = b""
-    offer: Offer | None = None
-    is_added: bool = False
-    lock: Lock | None = None
+    #: by recipient
+    encapsulations: dict[str, bytes] = field(default_factory=dict)
     gone_because: str = ""
 
 
-@dataclass(slots=True)
-class _Sum:
-    """The accumulator, once the setup is closed."""
-
-    session: Session
-    uploads: UploadSum
-    locked: LockedSum | None = None
-    digest: bytes = b""
-    reveals: dict[str, CheckedReveal] = field(default_factory=dict)
-
-
 class CoordinatorMachine:
-    """One step at the coordinator.
+    """One epoch at the coordinator: a key setup and the steps on it.
+
+    The first step begins by itself when the setup is closed; :meth:`begin` begins the others.
 
     Args:
         roster: every site of the cohort and its pinned identity.
-        descriptor: the step.
+        descriptor: the first step.
         open_uploads_bytes: memory for vectors in flight. When not all sites fit at once, they take turns; one
             always fits.
 
@@ -113,41 +101,68 @@ class CoordinatorMachine:
         BadSignature: a cohort member has no identity in the roster.
     """
 
-    def __init__(self, roster: Roster, descriptor: StepDescriptor, *, open_uploads_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, roster: Roster, descriptor: StepDescriptor, *, open_uploads_bytes: int = 192 * 2**20) -> None:
         check_threshold(len(descriptor.cohort), descriptor.threshold, descriptor.collusion_bound)
-        check_range(descriptor.scale, descriptor.value_bound, len(descriptor.cohort))
+        check_range(descriptor.scale, descriptor.value_bound, len(descriptor.cohort), descriptor.ring_bits)
         for name in descriptor.cohort:
             if name not in roster:
                 raise BadSignature(f"the cohort names {name}, which the roster does not know", peer=name)
-        self.descriptor = descriptor
+        self._descriptor = descriptor
+        self._epoch_ctx = descriptor.epoch_ctx()
         self._ctx = descriptor.ctx()
         self._required = survivors_required(descriptor.threshold, descriptor.min_cohort)
-        self._slots = max(1, open_uploads_bytes // (4 * descriptor.length))
+        self._slots = max(1, open_uploads_bytes // descriptor.vector_bytes)
         self._roster = roster
         self._phase = CoordinatorPhase.SETUP
         self._sites = {name: _Site(name) for name in descriptor.cohort}
-        self._sum: _Sum | None = None
+        self._advertised: tuple[str, ...] = ()
+        self._setup_hash = b""
+        self._step: CoordinatorStep | None = None
+        self._earlier: set[bytes] = set()
 
     @property
     def phase(self) -> CoordinatorPhase:
-        """Where the step is."""
+        """Where the epoch is."""
         return self._phase
+
+    @property
+    def descriptor(self) -> StepDescriptor:
+        """The step that is under way, or ended last."""
+        return self._descriptor
 
     @property
     def stages(self) -> Mapping[str, Stage]:
         """How far each site of the cohort has come."""
         return {name: site.stage for name, site in self._sites.items()}
 
+    def begin(self, descriptor: StepDescriptor) -> list[CoordinatorEffect]:
+        """Begin the next step with the sites that are left.
+
+        Raises:
+            IllegalEvent: the setup failed or is not over, a step is under way, or this is no later step of the epoch.
+        """
+        if self._phase not in FINAL_PHASES or not self._setup_hash:
+            raise IllegalEvent(f"a step cannot begin in an epoch that is {self._phase}")
+        if descriptor.epoch_ctx() != self._epoch_ctx or descriptor.step <= self._descriptor.step:
+            raise IllegalEvent(f"step {descriptor.step} is no later step of this epoch")
+        self._earlier.add(self._ctx)
+        self._descriptor, self._ctx = descriptor, descriptor.ctx()
+        for site in self._left():
+            site.stage, site.gone_because = Stage.JOINED, ""
+        return [*self._announce(), *self._advance()]
+
     def receive(self, site: str, frame: bytes) -> list[CoordinatorEffect]:
         """Take one frame from ``site``, whose name the transport has authenticated.
 
+        What comes late, for a step that is over or from a site that is out of this one, is passed over.
+
         Raises:
-            IllegalEvent: not in the cohort, out of the step, or a message not accepted now; nothing changed.
+            IllegalEvent: not in the cohort, out of the epoch, or a message not accepted now; nothing changed.
         """
         record = self._record(site)
-        if self._phase in FINAL_PHASES or record.stage in GONE_STAGES:
+        if record.stage in GONE_STAGES:
             raise IllegalEvent(
-                f"{site} is {record.stage} in a step that is {self._phase}; nothing is accepted from it",
+                f"{site} is {record.stage} in an epoch that is {self._phase}; nothing is accepted from it",
                 hint="close its stream",
             )
         try:
@@ -156,6 +171,8 @@ class CoordinatorMachine:
                 raise MalformedMessage(f"{site} sent a message only coordinators send", peer=site)
         except MalformedMessage as error:
             return self._fault(record, error)
+        if self._is_late(record, message):
+            return []
         after = stage_after(self._phase, site, record.stage, _EVENTS[type(message)])
         try:
             effects = self._take(record, message, frame, after)
@@ -164,13 +181,13 @@ class CoordinatorMachine:
         return effects + self._advance()
 
     def lost(self, site: str, reason: str = "its connection broke") -> list[CoordinatorEffect]:
-        """A site is gone for good. Harmless when it has revealed, is out already, or the step has ended.
+        """A site is gone for good. Harmless when it is out already.
 
         Raises:
             IllegalEvent: not in the cohort.
         """
         record = self._record(site)
-        if self._phase in FINAL_PHASES or record.stage in (*GONE_STAGES, Stage.REVEALED):
+        if record.stage in GONE_STAGES:
             return []
         return [*self._drop(record, Stage.LOST, reason), *self._advance()]
 
@@ -188,55 +205,72 @@ class CoordinatorMachine:
         if self._phase in FINAL_PHASES:
             raise IllegalEvent(f"a deadline passed in a step that is {self._phase}")
         effects: list[CoordinatorEffect] = []
+        stage = Stage.LOST if self._phase in SETUP_PHASES else Stage.LATE
         for record in self._pending():
-            effects += self._drop(record, Stage.LOST, f"it did not finish phase {self._phase} in time")
+            effects += self._drop(record, stage, f"it did not finish phase {self._phase} in time")
         return effects + self._advance()
+
+    def abort(self, reason: str) -> list[CoordinatorEffect]:
+        """Burn the step that is under way. Harmless when none is."""
+        return [] if self._phase in FINAL_PHASES else self._burn(reason)
 
     def _record(self, site: str) -> _Site:
         if site not in self._sites:
             raise IllegalEvent(f"{site} is not in the cohort {list(self._sites)} of this step")
         return self._sites[site]
 
+    def _left(self) -> list[_Site]:
+        return [record for record in self._sites.values() if record.stage not in GONE_STAGES]
+
     def _pending(self) -> list[_Site]:
         return [record for record in self._sites.values() if record.stage in PENDING_STAGES[self._phase]]
+
+    def _is_late(self, site: _Site, message: Message) -> bool:
+        if isinstance(message, _OF_THE_EPOCH):
+            return False
+        over = site.stage is Stage.LATE or (self._phase in FINAL_PHASES and bool(self._setup_hash))
+        return message.ctx in self._earlier or (over and message.ctx == self._ctx)
 
     # What each message does. Everything is checked before anything changes.
 
     def _take(self, site: _Site, message: Message, frame: bytes, after: Stage) -> list[CoordinatorEffect]:
-        if message.ctx != self._ctx and not isinstance(message, KeyAdvert):
-            raise DescriptorMismatch(f"{site.name} sent a message of another step", peer=site.name)
+        if message.ctx != (self._epoch_ctx if isinstance(message, _OF_THE_EPOCH) else self._ctx):
+            raise DescriptorMismatch(f"{site.name} sent a message of another step or epoch", peer=site.name)
         match message:
             case KeyAdvert():
-                self._join(site, message, frame)
+                self._take_advert(site, message, frame)
+            case Encapsulated():
+                site.encapsulations = check_encapsulated(
+                    self._descriptor, self._roster, self._setup_hash, self._advertised, site.name, message
+                )
             case Offer():
-                opened = self._opened()
-                check_offer(self.descriptor, self._roster, opened.session, site.name, message)
-                opened.uploads.expect(site.name, message.vector_hash)
-                site.offer, site.stage = message, after
+                self._opened().take_offer(site.name, message)
+                site.stage = after
                 return self._open_uploads()
             case Chunk():
-                site.is_added = self._opened().uploads.take(site.name, message)
-                if not site.is_added:
+                if not self._opened().take_chunk(site.name, message):
                     return []
                 site.stage = Stage.UPLOADED
                 return [SiteAt(site.name, site.stage), *self._open_uploads()]
             case Lock():
-                self._lock(site, message)
+                self._opened().take_lock(site.name, message)
             case Reveal():
-                self._reveal(site, message)
+                self._opened().take_reveal(site.name, message)
+            case Shares():
+                self._opened().take_shares(site.name, message)
             case _:
                 raise AssertionError(message)
         site.stage = after
         return [SiteAt(site.name, after)]
 
-    def _join(self, site: _Site, message: KeyAdvert, frame: bytes) -> None:
+    def _take_advert(self, site: _Site, message: KeyAdvert, frame: bytes) -> None:
         if message.name != site.name:
             raise BadSignature(f"{site.name} sent a key in the name of {message.name}", peer=site.name)
-        check_advert(self.descriptor, self._roster, message)
+        check_advert(self._descriptor, self._roster, message)
         site.advert = frame
 
     def _open_uploads(self) -> list[CoordinatorEffect]:
-        """Let waiting sites send their vectors while there is room. If all fit, they were told at setup."""
+        """Let waiting sites send their vectors while there is room. If all fit, they were told at the start."""
         effects: list[CoordinatorEffect] = []
         uploads = self._opened().uploads
         for name in uploads.next_turns():
@@ -246,22 +280,9 @@ class CoordinatorMachine:
                 effects.append(SendTo(name, Grant(self._ctx).encode()))
         return effects
 
-    def _lock(self, site: _Site, message: Lock) -> None:
-        if message.digest != self._opened().digest:
-            raise ConflictingLock(f"{site.name} signed another survivor set than the one it was sent", peer=site.name)
-        verify(self._roster, site.name, LOCK_CONTEXT, message.digest, message.signature)
-        site.lock = message
-
-    def _reveal(self, site: _Site, message: Reveal) -> None:
-        opened = self._opened()
-        assert opened.locked is not None
-        if message.digest != opened.digest:
-            raise ConflictingLock(f"{site.name} revealed for another lock than the step's", peer=site.name)
-        opened.reveals[site.name] = check_reveal(opened.locked, site.name, message)
-
-    def _opened(self) -> _Sum:
-        assert self._sum is not None
-        return self._sum
+    def _opened(self) -> CoordinatorStep:
+        assert self._step is not None
+        return self._step
 
     # How phases end.
 
@@ -272,12 +293,13 @@ class CoordinatorMachine:
             shortage = self._shortage()
             if shortage:
                 return effects + self._burn(shortage)
-            if self._pending():
+            has_enough = self._phase is CoordinatorPhase.SHARES and self._opened().has_enough_shares()
+            if self._pending() and not has_enough:
                 return effects
             try:
                 effects += self._close()
             except BadShare as error:
-                effects += [Fault(error.peer, error)] if error.peer else []
+                effects += self._blame(error)
                 return effects + self._burn(error.message)
             except (EncodingRange, StepBurnt) as error:
                 return effects + self._burn(error.message)
@@ -285,92 +307,107 @@ class CoordinatorMachine:
 
     def _shortage(self) -> str:
         """Say why too few sites are left, or nothing."""
-        added = {site.name for site in self._sites.values() if site.is_added}
-        alive = {site.name for site in self._sites.values() if site.stage not in GONE_STAGES}
-        if self._phase in (CoordinatorPhase.SETUP, CoordinatorPhase.UPLOAD):
-            possible = alive | added
+        present = {site.name for site in self._left() if site.stage is not Stage.LATE}
+        if self._phase in (*SETUP_PHASES, CoordinatorPhase.UPLOAD):
+            possible = present | (self._opened().added if self._step else set())
             if len(possible) < self._required:
                 left = f"{len(possible)} of {len(self._sites)} sites are left{_listed(possible)}"
                 return f"{left}; {self._required} must be (threshold and minimum cohort)"
-        helpers = alive | set(self._opened().reveals if self._sum else ())
-        if len(helpers) < self.descriptor.threshold:
+            if self._phase in SETUP_PHASES:
+                return ""
+        helpers = self._helpers(present)
+        if len(helpers) < self._descriptor.threshold:
             return (
                 f"{len(helpers)} sites can still open the sum{_listed(helpers)}; "
-                f"{self.descriptor.threshold} must (threshold)"
+                f"{self._descriptor.threshold} must (threshold)"
             )
         return ""
+
+    def _helpers(self, present: set[str]) -> set[str]:
+        """The sites that the sum can still be opened with. One that has revealed and gone helps with its own seeds,
+        which is all there is to do unless somebody else has vanished."""
+        opened = self._opened()
+        if self._phase in (CoordinatorPhase.UPLOAD, CoordinatorPhase.LOCK):
+            return present
+        has_vanished = any(name not in present for name in opened.vanished())
+        return present if has_vanished else present | set(opened.reveals)
 
     def _close(self) -> list[CoordinatorEffect]:
         match self._phase:
             case CoordinatorPhase.SETUP:
-                effects = self._close_setup()
+                return self._close_setup()
+            case CoordinatorPhase.KEYS:
+                return self._close_keys()
             case CoordinatorPhase.UPLOAD:
-                effects = self._close_upload()
+                requests = self._opened().close_uploads()
+                self._phase = CoordinatorPhase.LOCK
+                stages = {name: self._sites[name].stage for name in requests}
+                waiting = [name for name, stage in stages.items() if stage is Stage.UPLOADED]
+                return [PhaseChanged(self._phase), *(SendTo(name, requests[name].encode()) for name in waiting)]
             case CoordinatorPhase.LOCK:
-                effects = self._close_lock()
+                return self._ask(CoordinatorPhase.REVEAL, Stage.LOCKED, self._opened().reveal_request().encode())
+            case CoordinatorPhase.REVEAL if self._opened().vanished():
+                return self._ask(CoordinatorPhase.SHARES, Stage.REVEALED, self._opened().shares_request().encode())
             case _:
-                effects = self._close_reveal()
-        self._phase = NEXT_PHASE[self._phase]
-        return [PhaseChanged(self._phase), *effects]
+                return self._close_step()
+
+    def _ask(self, phase: CoordinatorPhase, of: Stage, request: bytes) -> list[CoordinatorEffect]:
+        self._phase = phase
+        waiting = [site.name for site in self._sites.values() if site.stage is of]
+        return [PhaseChanged(phase), *(SendTo(name, request) for name in waiting)]
 
     def _close_setup(self) -> list[CoordinatorEffect]:
-        adverts = {site.name: site.advert for site in self._sites.values() if site.stage is Stage.JOINED}
-        session = Session.of(self.descriptor, adverts)
-        self._sum = _Sum(session, UploadSum(self._ctx, self.descriptor.length, len(adverts), self._slots))
-        frames = [Announce(self._ctx, self.descriptor.encode(), tuple(adverts.values())).encode()]
-        if self._sum.uploads.all_fit:
-            frames.append(Grant(self._ctx).encode())
-        return [SendTo(name, frame) for name in adverts for frame in frames]
+        adverts = {site.name: site.advert for site in self._left()}
+        self._advertised = tuple(adverts)
+        self._setup_hash = setup_hash(self._epoch_ctx, adverts)
+        frame = Keys(self._epoch_ctx, self._descriptor.encode_epoch(), tuple(adverts.values())).encode()
+        return self._ask(CoordinatorPhase.KEYS, Stage.ADVERTISED, frame)
 
-    def _close_upload(self) -> list[CoordinatorEffect]:
-        opened = self._opened()
-        offers = {s.name: s.offer for s in self._sites.values() if s.is_added and s.offer is not None}
-        locked = LockedSum(opened.session, offers, tuple(offers))
-        pairs = disagreements(locked)
-        if pairs:
-            blamed = common_member(pairs)
-            raise BadShare(
-                "sites committed to different masks for the same pair: "
-                + ", ".join(f"{low} and {high}" for low, high in pairs)
-                + (f"; {blamed} is in every such pair" if blamed else ""),
-                peer=blamed,
-            )
-        survivors = tuple((name, offer.upload_hash()) for name, offer in offers.items())
-        opened.locked = locked
-        opened.digest = lock_digest(self._ctx, opened.session.hash, survivors)
+    def _close_keys(self) -> list[CoordinatorEffect]:
+        joined = tuple(site.name for site in self._left())
         effects: list[CoordinatorEffect] = []
+        for name in joined:
+            frames = tuple(self._sites[sender].encapsulations[name] for sender in joined if sender < name)
+            effects.append(SendTo(name, Established(self._epoch_ctx, joined, frames).encode()))
         for site in self._sites.values():
-            if site.stage is Stage.UPLOADED:
-                parcels = [
-                    DeliveredParcel(dealer, parcel.row_digest, parcel.box)
-                    for dealer in offers
-                    if dealer != site.name
-                    for parcel in [locked.parcel(dealer, site.name)]
-                ]
-                effects.append(SendTo(site.name, LockRequest(self._ctx, survivors, tuple(parcels)).encode()))
-        return effects
+            site.encapsulations = {}
+        return effects + self._announce()
 
-    def _close_lock(self) -> list[CoordinatorEffect]:
-        signatures = tuple((s.name, s.lock.signature) for s in self._sites.values() if s.lock is not None)
-        request = RevealRequest(self._ctx, self._opened().digest, signatures).encode()
-        return [SendTo(site.name, request) for site in self._sites.values() if site.stage is Stage.LOCKED]
+    def _announce(self) -> list[CoordinatorEffect]:
+        participants = tuple(site.name for site in self._left())
+        session = Session.of(self._descriptor, self._setup_hash, participants)
+        self._step = CoordinatorStep(self._descriptor, self._roster, session, self._slots)
+        self._phase = CoordinatorPhase.UPLOAD
+        frames = [Announce(self._ctx, self._descriptor.encode(), participants).encode()]
+        if self._step.uploads.all_fit:
+            frames.append(Grant(self._ctx).encode())
+        return [PhaseChanged(self._phase), *(SendTo(name, frame) for name in participants for frame in frames)]
 
-    def _close_reveal(self) -> list[CoordinatorEffect]:
-        opened = self._opened()
-        assert opened.locked is not None
-        plus, minus = open_masks(opened.locked, opened.reveals)
-        total = opened.uploads.total
-        add_masks(total, plus=plus, minus=minus)
-        survivors = opened.locked.survivors
-        check_sum(total, self.descriptor.scale, self.descriptor.value_bound, len(survivors))
-        self._sum = None
-        return [Summed(total, survivors)]
+    def _close_step(self) -> list[CoordinatorEffect]:
+        total, survivors = self._opened().open(), self._opened().survivors()
+        self._phase, self._step = CoordinatorPhase.SUMMED, None
+        told = self._tell(Outcome(self._ctx, survivors, ""), total)
+        return [PhaseChanged(self._phase), *told, Summed(total, survivors)]
+
+    def _tell(self, outcome: Outcome, total: RingVector | None) -> list[CoordinatorEffect]:
+        """Tell every site that is left what came of the step, and the sum if there is a step to build on it."""
+        frames = [outcome.encode()]
+        if total is not None and self._descriptor.step < self._descriptor.last_step:
+            frames += chunks_of(TotalChunk, self._ctx, total.data.cast("B"))
+        return [SendTo(site.name, frame) for site in self._left() for frame in frames]
 
     # How sites and steps end early.
 
     def _fault(self, site: _Site, error: ProtocolViolation) -> list[CoordinatorEffect]:
         effects: list[CoordinatorEffect] = [Fault(site.name, error)]
         return effects + self._drop(site, Stage.FAILED, error.message) + self._advance()
+
+    def _blame(self, error: BadShare) -> list[CoordinatorEffect]:
+        """Put out the site, if one can be named, whose shares or commitments cost the step."""
+        if error.peer is None:
+            return []
+        self._sites[error.peer].stage = Stage.FAILED
+        return [Fault(error.peer, error), SiteAt(error.peer, Stage.FAILED)]
 
     def _drop(self, site: _Site, stage: Stage, reason: str) -> list[CoordinatorEffect]:
         site.stage, site.gone_because = stage, reason
@@ -382,16 +419,20 @@ class CoordinatorMachine:
 
     def _burn(self, why: str) -> list[CoordinatorEffect]:
         gone = "; ".join(f"{s.name}: {s.gone_because}" for s in self._sites.values() if s.gone_because)
-        complaints = "; ".join(
-            f"{s.name} could not use the shares of {', '.join(s.lock.complaints)}"
-            for s in self._sites.values()
-            if s.lock is not None and s.lock.complaints
-        )
-        where = f"step {self.descriptor.step} of run {self.descriptor.run_id} was burnt in phase {self._phase}"
+        complaints = "; ".join(self._step.complaints()) if self._step else ""
+        where = f"step {self._descriptor.step} of run {self._descriptor.run_id} was burnt in phase {self._phase}"
         reason = ". ".join(part for part in (f"{where}: {why}", gone, complaints) if part)
-        self._phase, self._sum = CoordinatorPhase.BURNT, None
-        return [PhaseChanged(self._phase), Burnt(reason)]
+        was_announced = self._step is not None
+        if not was_announced:
+            self._setup_hash = b""
+        self._phase, self._step = CoordinatorPhase.BURNT, None
+        told = self._tell(Outcome(self._ctx, (), _shortened(reason)), None) if was_announced else []
+        return [PhaseChanged(self._phase), *told, Burnt(reason)]
 
 
-def _listed(names: set[str]) -> str:
+def _listed(names: Collection[str]) -> str:
     return f" ({', '.join(sorted(names))})" if names else ""
+
+
+def _shortened(reason: str) -> str:
+    return reason.encode()[:REASON_MAX_BYTES].decode(errors="ignore")

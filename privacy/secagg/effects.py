@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from privacy.secagg.journal import StepRecord
 from privacy.secagg.phases import CoordinatorPhase, Stage
+from privacy.secagg.ring import RingVector
 from tacit.errors import ProtocolViolation
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Site: write this record to stable storage before anything that follows is done."""
+
+    record: StepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +26,34 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Site: setup, roster and descriptor are verified. Train now; :meth:`SiteMachine.upload` may be called.
+    """Site: keys, roster and the step's descriptor are verified. Train now; :meth:`SiteMachine.upload` may be called.
 
-    ``joined`` are the sites that take the step, sorted.
+    ``participants`` are the sites that take the step, sorted.
     """
 
-    joined: tuple[str, ...]
+    step: int
+    participants: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """Site: everything this site owes the step is sent, and its secrets are forgotten.
+@dataclass(frozen=True, slots=True, eq=False)
+class Ended:
+    """Site: the step is over, and its secrets are forgotten.
 
-    ``survivors`` are the sites whose vectors are in the sum, sorted.
+    Attributes:
+        step: which.
+        survivors: the sites whose vectors are in the sum, sorted; empty when the step was burnt.
+        reason: why it was burnt; empty when it was not.
+        total: ring elements [d], the sum, when the epoch has steps left that build on it; not verified: sites that
+            are told different sums cannot take the next step together.
     """
 
+    step: int
     survivors: tuple[str, ...]
+    reason: str = ""
+    total: RingVector | None = None
 
 
-SiteEffect = Send | Ready | Completed
+SiteEffect = Keep | Send | Ready | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +89,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summed:
-    """Coordinator: the step ended. ``total``, uint32 [d], is the ring sum of the survivors' vectors."""
+    """Coordinator: the step ended. ``total``, ring elements [d], is the sum of the survivors' vectors."""
 
-    total: npt.NDArray[np.uint32]
+    total: RingVector
     survivors: tuple[str, ...]
 
 

@@ -1,8 +1,8 @@
-"""Fixed point in the ring of integers mod 2^32: from an update to what is masked, and from the sum back.
+"""Fixed point in the ring of integers mod 2^bits: from an update to what is masked, and from the sum back.
 
 A coordinate ``x`` becomes ``x * scale`` rounded at random to one of its two neighbours so that the mean is
 exact (stochastic rounding; Gupta et al. 2015, section 3.1), in two's complement. Before anything is encoded
-it is proved that the sum of all sites' values stays below 2^31 in magnitude, so the ring never wraps:
+it is proved that the sum of all sites' values stays below 2^(bits-1) in magnitude, so the ring never wraps:
 otherwise :class:`~tacit.errors.EncodingRange`.
 """
 
@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.randomness import RandomSource, uniform
+from privacy.secagg.ring import Ring, RingVector
 from tacit.errors import EncodingRange
 
-_HALF_RING = 2**31
 _BLOCK = 1 << 16
+#: Rounding works in float64, whose integers are exact to 2^53: a grid beyond that would not be the one proved.
+_EXACT = 2**53
 
 
 def largest_magnitude(scale: float, value_bound: float) -> int:
@@ -26,9 +28,9 @@ def largest_magnitude(scale: float, value_bound: float) -> int:
     return math.ceil(Fraction(scale) * Fraction(value_bound))
 
 
-def check_range(scale: float, value_bound: float, summands: int) -> None:
+def check_range(scale: float, value_bound: float, summands: int, bits: int = 32) -> None:
     """Prove that a sum of ``summands`` encoded vectors cannot wrap: ``summands * ceil(bound * scale) <
-    2^31``.
+    2^(bits-1)``.
 
     Raises:
         EncodingRange: it could wrap, or the parameters are not finite and above zero.
@@ -39,12 +41,19 @@ def check_range(scale: float, value_bound: float, summands: int) -> None:
         )
     if summands < 1:
         raise EncodingRange(f"a sum of {summands} vectors was asked for; expected at least one")
-    reach = summands * largest_magnitude(scale, value_bound)
-    if reach >= _HALF_RING:
+    half = Ring(bits).half
+    one = largest_magnitude(scale, value_bound)
+    reach = summands * one
+    if reach >= half:
         raise EncodingRange(
             f"{summands} sites with values up to {value_bound} at scale {scale} can reach {reach}; "
-            f"a 32-bit ring holds sums below {_HALF_RING}",
-            hint=f"use a scale below {_HALF_RING / (summands * value_bound):.6g}, or a smaller value bound",
+            f"a {bits}-bit ring holds sums below {half}",
+            hint=f"use a scale below {half / (summands * value_bound):.6g}, or a smaller value bound",
+        )
+    if one >= _EXACT:
+        raise EncodingRange(
+            f"values up to {value_bound} at scale {scale} reach {one}; values are rounded in float64, exact to 2^53",
+            hint=f"use a scale below {_EXACT / value_bound:.6g}",
         )
 
 
@@ -55,7 +64,8 @@ def encode(
     source: RandomSource,
     *,
     summands: int,
-) -> npt.NDArray[np.uint32]:
+    bits: int = 32,
+) -> RingVector:
     """Clip to ``[-value_bound, value_bound]``, scale, and round at random without bias.
 
     Args:
@@ -64,15 +74,17 @@ def encode(
         value_bound: the clip, in units of ``values``.
         source: randomness of the rounding.
         summands: how many such vectors will be added: the size of the cohort.
+        bits: of the ring.
 
     Returns:
-        uint32, shape [d], two's complement.
+        ring elements (uint16, uint32 or uint64), shape [d], two's complement.
 
     Raises:
         EncodingRange: the sum could wrap, or ``values`` is not a finite vector of that type. Nothing was
             drawn.
     """
-    check_range(scale, value_bound, summands)
+    check_range(scale, value_bound, summands, bits)
+    ring = Ring(bits)
     if values.ndim != 1 or values.dtype not in (np.float32, np.float64):
         raise EncodingRange(f"got {values.dtype}{list(values.shape)}; expected float32[d] or float64[d]")
     if not np.isfinite(values).all():
@@ -81,7 +93,7 @@ def encode(
             hint="lower the learning rate; a diverged round cannot be aggregated",
         )
     reach = float(largest_magnitude(scale, value_bound))
-    encoded = np.empty(values.shape[0], dtype=np.uint32)
+    encoded: RingVector = np.empty(values.shape[0], dtype=ring.dtype)
     for start in range(0, values.shape[0], _BLOCK):
         block = np.clip(values[start : start + _BLOCK].astype(np.float64), -value_bound, value_bound) * scale
         # A float product may round past the exact bound by one unit in the last place; the proof is about
@@ -89,35 +101,36 @@ def encode(
         block = np.clip(block, -reach, reach)
         below = np.floor(block)
         rounded = below + (uniform(source, block.shape[0]) < block - below)
-        encoded[start : start + _BLOCK] = rounded.astype(np.int64).astype(np.uint32)
+        encoded[start : start + _BLOCK] = ring.of(rounded.astype(np.int64))
     return encoded
 
 
 def decode(
-    total: npt.NDArray[np.uint32], scale: float, count: int, *, value_bound: float | None = None
+    total: RingVector, scale: float, count: int, *, value_bound: float | None = None, bits: int = 32
 ) -> npt.NDArray[np.float64]:
     """Return the sum of ``count`` encoded vectors as float64, shape [d], in units of the update (not their
     mean).
 
     Args:
-        total: uint32, shape [d].
+        total: ring elements, shape [d].
         scale: as encoded.
         count: how many vectors were added.
         value_bound: when given, the sum must also lie where ``count`` vectors within it can reach.
+        bits: of the ring.
 
     Raises:
-        EncodingRange: not a uint32 vector, no summands, or a sum that ``count`` encoded vectors cannot have.
+        EncodingRange: not a vector of the ring, no summands, or a sum that ``count`` encoded vectors cannot have.
     """
-    if total.ndim != 1 or total.dtype != np.uint32:
-        raise EncodingRange(f"got {total.dtype}{list(total.shape)}; expected uint32[d]")
+    ring = Ring(bits)
+    ring.check(total)
     if count < 1:
         raise EncodingRange(f"a sum of {count} vectors cannot be decoded; expected at least one")
     if value_bound is not None:
-        check_sum(total, scale, value_bound, count)
-    return total.view(np.int32).astype(np.float64) / scale
+        check_sum(total, scale, value_bound, count, bits)
+    return ring.signed(total).astype(np.float64) / scale
 
 
-def check_sum(total: npt.NDArray[np.uint32], scale: float, value_bound: float, count: int) -> None:
+def check_sum(total: RingVector, scale: float, value_bound: float, count: int, bits: int = 32) -> None:
     """Check that ``total`` is a sum that ``count`` encoded vectors can have.
 
     Masks that did not cancel leave uniform ring elements, of which nearly all lie outside.
@@ -125,9 +138,9 @@ def check_sum(total: npt.NDArray[np.uint32], scale: float, value_bound: float, c
     Raises:
         EncodingRange: some coordinate is out of reach.
     """
-    check_range(scale, value_bound, count)
+    check_range(scale, value_bound, count, bits)
     reach = count * largest_magnitude(scale, value_bound)
-    signed = total.view(np.int32)
+    signed = Ring(bits).signed(total)
     if signed.size and (int(signed.max()) > reach or int(signed.min()) < -reach):
         raise EncodingRange(
             f"the sum lies outside what {count} sites with values to {value_bound} reach at scale {scale}: "

@@ -1,10 +1,10 @@
 """Masks: a 256-bit seed stretched to a vector of the ring and added in place.
 
 The generator is the AES-256 keystream in counter mode (NIST SP 800-38A, section 6.5) under the seed, from
-counter block ``iv || 2`` with a zero ``iv``, read as little-endian uint32. It is drawn by encrypting zeros
-with OpenSSL's GCM cipher, whose vectorised kernel is more than twice as fast as its CTR one; GCM's keystream
-starts at ``inc32(iv || 1) = iv || 2`` (NIST SP 800-38D, section 7.1), so both give the same bytes. A seed
-masks one vector of one step and nothing else, which is why a constant ``iv`` is safe.
+counter block ``iv || 2`` with a zero ``iv``, read as little-endian unsigned integers of the ring's size. It is
+drawn by encrypting zeros with OpenSSL's GCM cipher, whose vectorised kernel is more than twice as fast as its CTR
+one; GCM's keystream starts at ``inc32(iv || 1) = iv || 2`` (NIST SP 800-38D, section 7.1), so both give the same
+bytes. A seed masks one vector of one step and nothing else, which is why a constant ``iv`` is safe.
 """
 
 from __future__ import annotations
@@ -13,36 +13,38 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from privacy.secagg.ring import Ring, RingVector
+
 SEED_BYTES = 32
 #: 256 KiB: the block of the vector and the block of keystream stay in a core's cache together.
-BLOCK_VALUES = 1 << 16
-_BLOCK_BYTES = 4 * BLOCK_VALUES
+BLOCK_BYTES = 1 << 18
 _IV = bytes(12)
 _FIRST_COUNTER = (2).to_bytes(4, "big")
-_ZEROS = memoryview(bytes(_BLOCK_BYTES))
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
-def add_masks(vector: npt.NDArray[np.uint32], *, plus: Iterable[bytes] = (), minus: Iterable[bytes] = ()) -> None:
-    """Add ``sum(PRG(s) for s in plus) - sum(PRG(s) for s in minus)`` to ``vector`` mod 2^32, in place.
+def add_masks(vector: RingVector, *, plus: Iterable[bytes] = (), minus: Iterable[bytes] = ()) -> None:
+    """Add ``sum(PRG(s) for s in plus) - sum(PRG(s) for s in minus)`` to ``vector`` mod 2^bits, in place.
 
     Args:
-        vector: uint32, shape [d], contiguous and writable; d < 2^32.
+        vector: uint16, uint32 or uint64 (little-endian), shape [d], contiguous and writable; d < 2^32.
         plus: 32-byte seeds.
         minus: 32-byte seeds.
     """
     adding = [_encryptor(seed) for seed in plus]
     subtracting = [_encryptor(seed) for seed in minus]
     # update_into asks for one cipher block of room beyond what it writes.
-    buffer = bytearray(_BLOCK_BYTES + 16)
-    stream = np.frombuffer(buffer, dtype="<u4", count=BLOCK_VALUES)
-    for start in range(0, vector.shape[0], BLOCK_VALUES):
-        block = vector[start : start + BLOCK_VALUES]
+    buffer = bytearray(BLOCK_BYTES + 16)
+    item_bytes = vector.dtype.itemsize
+    block_values = BLOCK_BYTES // item_bytes
+    stream = np.frombuffer(buffer, dtype=vector.dtype, count=block_values)
+    for start in range(0, vector.shape[0], block_values):
+        block = vector[start : start + block_values]
         size = block.shape[0]
-        zeros = _ZEROS[: 4 * size]
+        zeros = _ZEROS[: item_bytes * size]
         for encryptor in adding:
             encryptor.update_into(zeros, buffer)
             block += stream[:size]
@@ -51,9 +53,9 @@ def add_masks(vector: npt.NDArray[np.uint32], *, plus: Iterable[bytes] = (), min
             block -= stream[:size]
 
 
-def keystream(seed: bytes, length: int) -> npt.NDArray[np.uint32]:
-    """Return ``PRG(seed)``: uint32, shape [length]."""
-    vector = np.zeros(length, dtype=np.uint32)
+def keystream(seed: bytes, length: int, bits: int = 32) -> RingVector:
+    """Return ``PRG(seed)``: ring elements, shape [length]."""
+    vector: RingVector = np.zeros(length, dtype=Ring(bits).dtype)
     add_masks(vector, plus=[seed])
     return vector
 

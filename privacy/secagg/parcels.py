@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.secagg.descriptor import StepDescriptor
-from privacy.secagg.keys import HASH_BYTES, TAG_BYTES, PairRoot, commit_pair, labelled_hash, seal, session_hash, unseal
+from privacy.secagg.keys import HASH_BYTES, TAG_BYTES, StepKey, commit_pair, labelled_hash, seal, session_hash, unseal
 from privacy.secagg.messages import OfferedParcel, RevealedRow
 from privacy.secagg.shamir import SHARE_BYTES, split
 from tacit.errors import BadShare
@@ -24,32 +24,32 @@ Row = tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What every site of one setup knows: the step, the setup's hash, and who joined."""
+    """What every site in one step knows: the step, under which setup, and who takes part."""
 
     ctx: bytes
     hash: bytes
     cohort: tuple[str, ...]
-    joined: tuple[str, ...]
+    participants: tuple[str, ...]
     threshold: int
 
     @classmethod
-    def of(cls, descriptor: StepDescriptor, adverts: Mapping[str, bytes]) -> Session:
-        """Make it from the checked adverts, by name and in the order of names."""
+    def of(cls, descriptor: StepDescriptor, setup: bytes, participants: tuple[str, ...]) -> Session:
+        """Make it from the setup's hash and the participants, in the order of names."""
         ctx = descriptor.ctx()
-        joined = tuple(adverts)
-        return cls(ctx, session_hash(ctx, adverts), descriptor.cohort, joined, descriptor.threshold)
+        hashed = session_hash(ctx, setup, participants)
+        return cls(ctx, hashed, descriptor.cohort, participants, descriptor.threshold)
 
     def point(self, name: str) -> int:
         """Return the Shamir point of a site: its place in the cohort, from 1."""
         return self.cohort.index(name) + 1
 
     def peers_of(self, name: str) -> tuple[str, ...]:
-        """Return the other sites that joined, sorted: the order of a dealer's pair secrets."""
-        return tuple(peer for peer in self.joined if peer != name)
+        """Return the other participants, sorted: the order of a dealer's pair secrets."""
+        return tuple(peer for peer in self.participants if peer != name)
 
     def box_bytes(self) -> int:
         """Return the size of every box: one share for each secret of a dealer, and the seal's tag."""
-        return len(self.joined) * SHARE_BYTES + TAG_BYTES
+        return len(self.participants) * SHARE_BYTES + TAG_BYTES
 
 
 def deal(
@@ -57,7 +57,7 @@ def deal(
     me: str,
     self_seed: bytes,
     pair_seeds: Mapping[str, bytes],
-    roots: Mapping[str, PairRoot],
+    keys: Mapping[str, StepKey],
     random_bytes: Callable[[int], bytes],
 ) -> tuple[OfferedParcel, ...]:
     """Split, commit to and seal this site's secrets: one parcel for each peer, by name."""
@@ -67,7 +67,7 @@ def deal(
     rows = zip(*(split(secret, session.threshold, points, random_bytes) for secret in secrets), strict=True)
     parcels = []
     for peer, row in zip(peers, rows, strict=True):
-        key = roots[peer].seal_key(session.ctx, me, peer)
+        key = keys[peer].seal_key(me, peer)
         parcels.append(
             OfferedParcel(
                 peer=peer,
@@ -79,18 +79,18 @@ def deal(
     return tuple(parcels)
 
 
-def open_parcel(session: Session, dealer: str, me: str, digest: bytes, box: bytes, root: PairRoot) -> Row:
+def open_parcel(session: Session, dealer: str, me: str, digest: bytes, box: bytes, key: StepKey) -> Row:
     """Open what ``dealer`` sealed for ``me`` and check it against the digest of its row.
 
     Raises:
         BadShare: the box does not open, or holds other shares than the dealer committed to; names the dealer.
     """
     try:
-        data = unseal(root.seal_key(session.ctx, dealer, me), box, _associated(session, dealer, me))
+        data = unseal(key.seal_key(dealer, me), box, _associated(session, dealer, me))
     except BadShare as error:
         raise BadShare(f"the box {dealer} sealed for {me} does not open", peer=dealer) from error
     row = tuple(data[at : at + SHARE_BYTES] for at in range(0, len(data), SHARE_BYTES))
-    if len(data) != len(session.joined) * SHARE_BYTES or digest != row_digest(
+    if len(data) != len(session.participants) * SHARE_BYTES or digest != row_digest(
         session, dealer, me, [share_hash(share) for share in row]
     ):
         raise BadShare(f"{dealer} sealed other shares for {me} than it committed to", peer=dealer)

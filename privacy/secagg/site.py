@@ -1,6 +1,6 @@
-"""A site's side of one step, sans-IO: frames and calls in, effects out.
+"""A site's side of an epoch, sans-IO: frames and calls in, effects out.
 
-The site trusts its own descriptor, its roster and its own randomness; everything else is checked here. A
+The site trusts its own descriptors, its roster and its own randomness; everything else is checked here. A
 rule broken by the coordinator or a peer raises the matching :class:`~tacit.errors.ProtocolViolation`, the
 machine fails for good and forgets its secrets. An event the phase does not accept raises
 :class:`~tacit.errors.IllegalEvent` and changes nothing.
@@ -10,101 +10,74 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from privacy.secagg.descriptor import StepDescriptor
-from privacy.secagg.effects import Completed, Ready, Send, SiteEffect
+from privacy.secagg.effects import Ended, Keep, Ready, Send, SiteEffect
 from privacy.secagg.encoding import check_range
-from privacy.secagg.keys import (
-    KEY_BYTES,
-    LOCK_CONTEXT,
-    UPLOAD_CONTEXT,
-    EphemeralKey,
-    PairRoot,
-    Roster,
-    Signer,
-    commit_self,
-    verify,
-)
-from privacy.secagg.keystream import SEED_BYTES, add_masks
+from privacy.secagg.frames import CHUNK_BYTES
+from privacy.secagg.journal import Sent, StepRecord, check_new_step
+from privacy.secagg.keys import KEM_SEED_BYTES, KEY_BYTES, HybridKey, PairChain, Roster, Signer
 from privacy.secagg.messages import (
     Announce,
+    Established,
     Grant,
-    Lock,
+    Keys,
     LockRequest,
     Message,
-    Offer,
-    Reveal,
+    Outcome,
     RevealRequest,
-    chunks_of,
+    SharesRequest,
+    TotalChunk,
     decode,
-    lock_digest,
-    vector_hasher,
 )
-from privacy.secagg.parcels import Row, Session, deal, open_parcel, redact
+from privacy.secagg.parcels import Session
 from privacy.secagg.phases import SiteEvent, SitePhase, site_phase_after
-from privacy.secagg.setup import agree, check_setup, make_advert
+from privacy.secagg.ring import RingVector
+from privacy.secagg.setup import Setup, make_advert
+from privacy.secagg.site_step import SiteStep
 from privacy.secagg.threshold import check_threshold, survivors_required
 from tacit.errors import (
-    BadShare,
     BadSignature,
     CohortTooSmall,
-    ConflictingLock,
     DescriptorMismatch,
-    EncodingRange,
     IllegalEvent,
     MalformedMessage,
     ProtocolViolation,
 )
 
 _EVENTS: Mapping[type[Message], SiteEvent] = {
+    Keys: SiteEvent.KEYS,
+    Established: SiteEvent.ESTABLISHED,
     Announce: SiteEvent.ANNOUNCE,
     Grant: SiteEvent.GRANT,
     LockRequest: SiteEvent.LOCK_REQUEST,
     RevealRequest: SiteEvent.REVEAL_REQUEST,
+    SharesRequest: SiteEvent.SHARES_REQUEST,
+    Outcome: SiteEvent.OUTCOME,
+    TotalChunk: SiteEvent.TOTAL_CHUNK,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Secrets:
-    """What protects this site's vector: forgotten as soon as the step no longer needs it."""
-
-    self_seed: bytes
-    roots: Mapping[str, PairRoot]
-    pair_seeds: Mapping[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class _Locked:
-    """The one survivor set this site signed."""
-
-    digest: bytes
-    survivors: tuple[tuple[str, bytes], ...]
-    rows: Mapping[str, Row]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.survivors)
+_OF_THE_EPOCH = (Keys, Established)
 
 
 class SiteMachine:
-    """One site in one step.
+    """One site in one epoch: a key setup and the steps on it.
 
     Args:
         name: this site.
         signer: its identity.
         roster: every site of the cohort and its pinned identity.
-        descriptor: the step this site was ordered to take, built by itself from its own order.
+        descriptor: the first step this site was ordered to take, built by itself from its own order.
         random_bytes: cryptographically secure randomness; replaced in tests only.
+        last_step: the last step of this run that this site sent anything in, from what :class:`Keep` left behind.
 
     Raises:
         CohortTooSmall: the descriptor's threshold protects nobody (:func:`check_threshold`).
         EncodingRange: the descriptor's encoding could wrap.
         BadSignature: a cohort member has no identity in the roster.
         DescriptorMismatch: this site is not in the cohort.
+        RepeatedStep: this site took this step, or a later one, before.
     """
 
     def __init__(
@@ -114,9 +87,12 @@ class SiteMachine:
         roster: Roster,
         descriptor: StepDescriptor,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        *,
+        last_step: int = 0,
     ) -> None:
         check_threshold(len(descriptor.cohort), descriptor.threshold, descriptor.collusion_bound)
-        check_range(descriptor.scale, descriptor.value_bound, len(descriptor.cohort))
+        check_range(descriptor.scale, descriptor.value_bound, len(descriptor.cohort), descriptor.ring_bits)
+        check_new_step(name, descriptor.run_id, descriptor.step, last_step)
         if name not in descriptor.cohort:
             raise DescriptorMismatch(f"{name} is not in the cohort {list(descriptor.cohort)} of the step")
         unknown = [member for member in descriptor.cohort if member not in roster]
@@ -125,37 +101,63 @@ class SiteMachine:
                 f"the cohort names {', '.join(unknown)}, which the roster does not know", peer=unknown[0]
             )
         self.name = name
-        self.descriptor = descriptor
+        self._descriptor = descriptor
+        self._epoch_ctx = descriptor.epoch_ctx()
         self._ctx = descriptor.ctx()
         self._required = survivors_required(descriptor.threshold, descriptor.min_cohort)
         self._signer = signer
         self._roster = roster
         self._random_bytes = random_bytes
         self._phase = SitePhase.NEW
-        self._key: EphemeralKey | None = None
+        #: the descriptor of an ended step is not expected again
+        self._is_expecting = True
+        self._key: HybridKey | None = None
         self._advert = b""
-        self._session: Session | None = None
-        self._secrets: _Secrets | None = None
-        self._upload_hash = b""
+        self._setup: Setup | None = None
+        self._setup_hash = b""
+        self._chains: dict[str, PairChain] = {}
+        self._step: SiteStep | None = None
         self._chunks: list[bytes] = []
-        self._locked: _Locked | None = None
+        self._survivors: tuple[str, ...] = ()
+        self._total = bytearray()
 
     @property
     def phase(self) -> SitePhase:
-        """Where this site is in the step."""
+        """Where this site is in the epoch."""
         return self._phase
 
+    @property
+    def descriptor(self) -> StepDescriptor:
+        """The step this site is in, expects, or took last."""
+        return self._descriptor
+
     def start(self) -> list[SiteEffect]:
-        """Draw this session's key and send its signed advert.
+        """Draw this epoch's keys and send their signed advert.
 
         Raises:
             IllegalEvent: the machine was started before.
         """
         after = site_phase_after(self._phase, SiteEvent.START)
-        self._key = EphemeralKey(self._random_bytes(KEY_BYTES))
-        self._advert = make_advert(self.descriptor, self.name, self._key.public_bytes, self._signer)
+        self._key = HybridKey(self._random_bytes(KEY_BYTES + KEM_SEED_BYTES))
+        self._advert = make_advert(self._descriptor, self.name, self._key, self._signer)
         self._phase = after
         return [Send(self._advert)]
+
+    def expect(self, descriptor: StepDescriptor) -> None:
+        """Say which step this site is to take next, after one has ended.
+
+        Raises:
+            IllegalEvent: the setup or a step is under way.
+            DescriptorMismatch: a step of another epoch.
+            RepeatedStep: not a later step.
+        """
+        after = site_phase_after(self._phase, SiteEvent.EXPECT)
+        if descriptor.epoch_ctx() != self._epoch_ctx:
+            raise DescriptorMismatch("the next step belongs to another epoch than the one that was set up")
+        check_new_step(self.name, descriptor.run_id, descriptor.step, self._descriptor.step)
+        self._descriptor, self._ctx = descriptor, descriptor.ctx()
+        self._is_expecting = True
+        self._phase = after
 
     def receive(self, frame: bytes) -> list[SiteEffect]:
         """Take one frame of the coordinator.
@@ -165,7 +167,7 @@ class SiteMachine:
             ProtocolViolation: a rule was broken, by kind; the machine has failed and forgotten its secrets.
         """
         if self._phase is SitePhase.FAILED:
-            raise IllegalEvent(f"{self.name} has failed this step and takes no more messages")
+            raise IllegalEvent(f"{self.name} has failed this epoch and takes no more messages")
         try:
             return self._receive(frame)
         except ProtocolViolation:
@@ -173,185 +175,165 @@ class SiteMachine:
             self._phase = SitePhase.FAILED
             raise
 
-    def upload(self, encoded: npt.NDArray[np.uint32]) -> list[SiteEffect]:
+    def upload(self, encoded: RingVector) -> list[SiteEffect]:
         """Mask the encoded vector and send it: at once if the coordinator granted room, else its offer first.
 
         Args:
-            encoded: uint32, shape [d], from :func:`privacy.secagg.encoding.encode`. Not modified, not kept.
+            encoded: ring elements, shape [d], from :func:`privacy.secagg.encoding.encode`. Not modified, not kept.
 
         Raises:
             IllegalEvent: not ready, or uploaded before.
             EncodingRange: another type or length than the descriptor's.
         """
         after = site_phase_after(self._phase, SiteEvent.UPLOAD)
-        expected = (self.descriptor.length,)
-        if encoded.dtype != np.uint32 or encoded.shape != expected:
-            raise EncodingRange(
-                f"got {encoded.dtype}{list(encoded.shape)}; this step sums uint32[{self.descriptor.length}]"
-            )
-        session, secrets = self._open_session()
-        # Every site adds a pair's mask or subtracts it by the order of names, so the pair cancels in the sum.
-        masked = np.array(encoded, dtype="<u4", order="C", copy=True)
-        add_masks(
-            masked,
-            plus=[
-                secrets.self_seed,
-                *(seed for peer, seed in secrets.pair_seeds.items() if self.name < peer),
-            ],
-            minus=[seed for peer, seed in secrets.pair_seeds.items() if peer < self.name],
-        )
-        vector = masked.data.cast("B")
-        hasher = vector_hasher(self._ctx)
-        hasher.update(vector)
-        offer = Offer(
-            ctx=self._ctx,
-            session=session.hash,
-            name=self.name,
-            length=self.descriptor.length,
-            vector_hash=hasher.digest(),
-            self_commitment=commit_self(self._ctx, session.hash, self.name, secrets.self_seed),
-            parcels=deal(session, self.name, secrets.self_seed, secrets.pair_seeds, secrets.roots, self._random_bytes),
-            signature=b"",
-        )
-        signed = offer.signed_part()
-        signature = self._signer.sign(UPLOAD_CONTEXT, signed)
-        chunks = chunks_of(self._ctx, vector)
-        self._upload_hash = offer.upload_hash()
+        self._descriptor.ring.check(encoded, self._descriptor.length)
+        upload = self._taken().mask(encoded)
         self._phase = after
+        effects: list[SiteEffect] = [self._keep(Sent.UPLOADED, upload.upload_hash), Send(upload.offer)]
         if after is SitePhase.UPLOADED:
-            return [Send(signed + signature), *map(Send, chunks)]
-        self._chunks = chunks
-        return [Send(signed + signature)]
+            return effects + [Send(chunk) for chunk in upload.chunks]
+        self._chunks = upload.chunks
+        return effects
 
     def _receive(self, frame: bytes) -> list[SiteEffect]:
         message = decode(frame)
-        if message.ctx != self._ctx:
-            if isinstance(message, Announce):
-                self.descriptor.check_announced(message.descriptor)
-            raise DescriptorMismatch("a message of another step was sent into this one")
-        if isinstance(message, LockRequest) and self._locked is not None:
-            self._refuse_second_lock(message)
         if type(message) not in _EVENTS:
             raise MalformedMessage(f"a site was sent a message only sites send: {type(message).__name__}")
+        if isinstance(message, Announce) and self._phase is SitePhase.IDLE and not self._is_expecting:
+            raise IllegalEvent(f"{self.name} was announced a step before it expects one")
+        self._check_ctx(message)
+        if isinstance(message, LockRequest) and self._step is not None:
+            self._step.refuse_second_lock(message)
         after = site_phase_after(self._phase, _EVENTS[type(message)])
+        effects: list[SiteEffect] = []
         match message:
+            case Keys():
+                effects = self._take_keys(message)
+            case Established():
+                self._establish(message)
             case Announce():
                 effects = self._announced(message)
-            case LockRequest():
-                effects = self._lock(message)
-            case RevealRequest():
-                effects = self._reveal(message)
-            case _:
+            case Grant():
                 effects = [Send(chunk) for chunk in self._chunks]
                 self._chunks = []
+            case LockRequest():
+                sent = self._taken().lock(message)
+                effects = [self._keep(Sent.LOCKED, self._taken().lock_digest), Send(sent)]
+            case RevealRequest():
+                sent = self._taken().reveal(message)
+                effects = [self._keep(Sent.REVEALED, self._taken().lock_digest), Send(sent)]
+            case SharesRequest():
+                effects = [Send(self._taken().share(message))]
+            case Outcome():
+                after, effects = self._end(message)
+            case TotalChunk():
+                after, effects = self._take_total(message)
+            case _:
+                raise AssertionError(message)
         self._phase = after
         return effects
 
-    def _announced(self, message: Announce) -> list[SiteEffect]:
-        """R0: my descriptor, byte for byte; every key signed by its owner for this very session."""
+    def _check_ctx(self, message: Message) -> None:
+        expected = self._epoch_ctx if isinstance(message, _OF_THE_EPOCH) else self._ctx
+        if message.ctx == expected:
+            return
+        if isinstance(message, Announce):
+            self._descriptor.check_announced(message.descriptor)
+        if isinstance(message, Keys):
+            self._descriptor.check_announced_epoch(message.epoch)
+        raise DescriptorMismatch("a message of another step or epoch was sent into this one")
+
+    # The key setup.
+
+    def _take_keys(self, message: Keys) -> list[SiteEffect]:
+        """My epoch, byte for byte; every key signed by its owner for this very setup."""
+        self._descriptor.check_announced_epoch(message.epoch)
+        setup = Setup(self._descriptor, self._roster, message.adverts, self.name, self._advert)
+        self._check_enough(len(setup.adverts), "sent their keys", setup.adverts)
+        self._setup = setup
+        return [Send(setup.encapsulated(self._signer))]
+
+    def _establish(self, message: Established) -> None:
+        assert self._setup is not None
         assert self._key is not None
-        self.descriptor.check_announced(message.descriptor)
-        adverts = check_setup(self.descriptor, self._roster, message.adverts, self.name, self._advert)
-        if len(adverts) < self._required:
+        self._check_enough(len(message.joined), "joined", message.joined)
+        self._chains = self._setup.chains(self._key, message)
+        self._setup_hash = self._setup.hash
+        self._key = self._setup = None
+
+    # A step.
+
+    def _announced(self, message: Announce) -> list[SiteEffect]:
+        """R0: my descriptor, byte for byte, and participants that I share a chain with."""
+        self._descriptor.check_announced(message.descriptor)
+        participants = message.participants
+        strangers = [name for name in participants if name not in self._chains and name != self.name]
+        if strangers or self.name not in participants:
+            raise DescriptorMismatch(
+                f"the step was announced with {', '.join(participants)}; {self.name} shares keys with "
+                f"{', '.join(self._chains)}",
+                peer=strangers[0] if strangers else None,
+            )
+        self._check_enough(len(participants), "take part", participants)
+        session = Session.of(self._descriptor, self._setup_hash, participants)
+        step = self._descriptor.step
+        # every chain moves on, also those of sites that are not in this step: its keys must not be had again
+        keys = {name: chain.step_key(step, session.ctx, session.hash) for name, chain in self._chains.items()}
+        self._step = SiteStep(
+            self.name,
+            self._signer,
+            self._roster,
+            self._descriptor,
+            session,
+            {name: key for name, key in keys.items() if name in participants},
+            self._random_bytes,
+        )
+        self._is_expecting = False
+        return [Ready(step, participants)]
+
+    def _end(self, message: Outcome) -> tuple[SitePhase, list[SiteEffect]]:
+        self._taken().check_outcome(message)
+        self._taken().forget()
+        self._step = None
+        self._chunks = []
+        if message.survivors and self._descriptor.step < self._descriptor.last_step:
+            self._survivors, self._total = message.survivors, bytearray()
+            return SitePhase.RECEIVING, []
+        return SitePhase.IDLE, [Ended(self._descriptor.step, message.survivors, message.reason)]
+
+    def _take_total(self, message: TotalChunk) -> tuple[SitePhase, list[SiteEffect]]:
+        left = self._descriptor.vector_bytes - len(self._total)
+        index, expected = len(self._total) // CHUNK_BYTES, min(CHUNK_BYTES, left)
+        if message.index != index or len(message.payload) != expected:
+            raise MalformedMessage(
+                f"piece {message.index} of the sum came with {len(message.payload)} bytes; expected piece {index} of "
+                f"{expected}"
+            )
+        self._total += message.payload
+        if left > expected:
+            return SitePhase.RECEIVING, []
+        total = np.frombuffer(bytes(self._total), dtype=self._descriptor.ring.dtype)
+        self._total = bytearray()
+        return SitePhase.IDLE, [Ended(self._descriptor.step, self._survivors, "", total)]
+
+    def _check_enough(self, count: int, what: str, names: Mapping[str, object] | tuple[str, ...]) -> None:
+        if count < self._required:
             raise CohortTooSmall(
-                f"only {len(adverts)} sites joined ({', '.join(adverts)}); this step needs {self._required}",
+                f"only {count} sites {what} ({', '.join(names)}); this step needs {self._required}",
                 hint="start the missing sites, then run the round again",
             )
-        roots = agree(self._key, self._ctx, self.name, adverts)
-        self._session = Session.of(self.descriptor, adverts)
-        self._secrets = _Secrets(
-            self_seed=self._random_bytes(SEED_BYTES),
-            roots=roots,
-            pair_seeds={peer: root.mask_seed(self._ctx, self.name, peer) for peer, root in roots.items()},
-        )
-        self._key = None
-        return [Ready(tuple(adverts))]
 
-    def _lock(self, message: LockRequest) -> list[SiteEffect]:
-        """R2: sign one survivor set, with my own upload in it, large enough to hide me."""
-        session, secrets = self._open_session()
-        survivors = dict(message.survivors)
-        strangers = [name for name in survivors if name not in session.joined]
-        if strangers:
-            raise DescriptorMismatch(
-                f"{', '.join(strangers)} did not join this step and cannot survive it", peer=strangers[0]
-            )
-        if survivors.get(self.name) != self._upload_hash:
-            raise ConflictingLock(
-                f"the survivors leave {self.name} out, or name another upload than the one it sent",
-                hint="an upload that came too late is not in the sum; otherwise the coordinator is lying",
-            )
-        if len(survivors) < self._required:
-            raise CohortTooSmall(
-                f"only {len(survivors)} survived ({', '.join(survivors)}); this step needs {self._required}"
-            )
-        rows: dict[str, Row] = {}
-        for parcel in message.parcels:
-            if parcel.dealer not in survivors or parcel.dealer == self.name:
-                raise MalformedMessage(f"shares of {parcel.dealer} came, which is no other survivor")
-            try:
-                rows[parcel.dealer] = open_parcel(
-                    session,
-                    parcel.dealer,
-                    self.name,
-                    parcel.row_digest,
-                    parcel.box,
-                    secrets.roots[parcel.dealer],
-                )
-            except BadShare:
-                # Not fatal: it costs the step only if that dealer vanishes. The complaint names it.
-                continue
-        digest = lock_digest(self._ctx, session.hash, message.survivors)
-        complaints = tuple(name for name in survivors if name not in rows and name != self.name)
-        signature = self._signer.sign(LOCK_CONTEXT, digest)
-        self._locked = _Locked(digest, message.survivors, rows)
-        return [Send(Lock(self._ctx, digest, complaints, signature).encode())]
+    def _keep(self, sent: Sent, digest: bytes) -> Keep:
+        descriptor = self._descriptor
+        return Keep(StepRecord(descriptor.run_id, descriptor.epoch, descriptor.step, sent, digest.hex()))
 
-    def _refuse_second_lock(self, message: LockRequest) -> None:
-        assert self._locked is not None
-        if message.survivors != self._locked.survivors:
-            names = ", ".join(name for name, _ in message.survivors)
-            raise ConflictingLock(
-                f"a second survivor set ({names}) was asked for; {self.name} locked "
-                f"{', '.join(self._locked.names)} and locks once a step"
-            )
-
-    def _reveal(self, message: RevealRequest) -> list[SiteEffect]:
-        """R3: only behind a quorum on the lock I signed; b of the living, k of the dropped, never both."""
-        session, secrets = self._open_session()
-        locked = self._locked
-        assert locked is not None
-        if message.digest != locked.digest:
-            raise ConflictingLock(f"a reveal for another lock than the one {self.name} signed was asked for")
-        for signatory, signature in message.signatures:
-            if signatory not in locked.names:
-                raise BadSignature(f"{signatory} signed a lock it is no survivor of", peer=signatory)
-            verify(self._roster, signatory, LOCK_CONTEXT, locked.digest, signature)
-        if len(message.signatures) < self.descriptor.threshold:
-            raise CohortTooSmall(
-                f"only {len(message.signatures)} sites signed the lock; {self.descriptor.threshold} must"
-            )
-        dropped = tuple(name for name in session.joined if name not in locked.names)
-        reveal = Reveal(
-            ctx=self._ctx,
-            digest=locked.digest,
-            self_seed=secrets.self_seed,
-            pair_seeds=tuple((name, secrets.pair_seeds[name]) for name in dropped),
-            rows=tuple(redact(session, dealer, row, dropped) for dealer, row in sorted(locked.rows.items())),
-        )
-        effects: list[SiteEffect] = [Send(reveal.encode()), Completed(locked.names)]
-        self._forget()
-        return effects
-
-    def _open_session(self) -> tuple[Session, _Secrets]:
-        assert self._session is not None
-        assert self._secrets is not None
-        return self._session, self._secrets
+    def _taken(self) -> SiteStep:
+        assert self._step is not None
+        return self._step
 
     def _forget(self) -> None:
-        """Drop every secret and every share. (Freed memory may keep copies; a site trusts its own machine.)"""
-        self._key = None
-        self._secrets = None
+        self._key = self._setup = None
+        self._chains.clear()
         self._chunks = []
-        if self._locked is not None:
-            self._locked = _Locked(self._locked.digest, self._locked.survivors, {})
+        if self._step is not None:
+            self._step.forget()

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.secagg.keys import commit_pair, commit_self
-from privacy.secagg.messages import Offer, OfferedParcel, Reveal
+from privacy.secagg.messages import Offer, OfferedParcel, Reveal, Shares
 from privacy.secagg.parcels import Session, check_revealed
 from privacy.secagg.shamir import Reconstruction
 from tacit.errors import BadShare, StepBurnt
@@ -30,8 +30,8 @@ class LockedSum:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Sites that joined but are not in the sum."""
-        return tuple(name for name in self.session.joined if name not in self.survivors)
+        """Participants that are not in the sum."""
+        return tuple(name for name in self.session.participants if name not in self.survivors)
 
     def parcel(self, dealer: str, peer: str) -> OfferedParcel:
         """Return what ``dealer``'s offer says about ``peer``."""
@@ -56,18 +56,12 @@ class LockedSum:
             raise BadShare(f"the {what} of {owner} is not the one it committed to", peer=blame)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedReveal:
-    """A site's reveal after every seed and share in it was checked."""
-
-    seeds: Mapping[str | None, bytes]
-    """The site's own: b under ``None``, k under each dropped site's name."""
-    shares: Mapping[str, Mapping[str | None, bytes]]
-    """By dealer, then as in :attr:`seeds`. Dealers whose box the site could not use are missing."""
+#: A site's own seeds: b under ``None``, k under each dropped site's name.
+CheckedReveal = Mapping[str | None, bytes]
 
 
 def check_reveal(locked: LockedSum, site: str, reveal: Reveal) -> CheckedReveal:
-    """Check one site's reveal.
+    """Check one site's reveal and return its seeds.
 
     Raises:
         BadShare: it reveals other things than the lock asks for, or wrong ones; names ``site``.
@@ -77,17 +71,38 @@ def check_reveal(locked: LockedSum, site: str, reveal: Reveal) -> CheckedReveal:
     seeds: dict[str | None, bytes] = {None: reveal.self_seed, **dict(reveal.pair_seeds)}
     for peer, seed in seeds.items():
         locked.check_seed(site, peer, seed, blame=site)
-    shares = {}
-    for row in reveal.rows:
-        if row.dealer not in locked.survivors or row.dealer == site:
-            raise BadShare(f"{site} revealed shares of {row.dealer}, which is no other survivor", peer=site)
+    return seeds
+
+
+def check_shares(
+    locked: LockedSum, site: str, message: Shares, asked: Collection[str]
+) -> dict[str, Mapping[str | None, bytes]]:
+    """Check one site's shares of vanished survivors' seeds and return them by dealer, then as in
+    :data:`CheckedReveal`. Dealers whose box the site could not use are missing.
+
+    Raises:
+        BadShare: it opens other shares than were asked for, or wrong ones; names ``site``.
+    """
+    shares: dict[str, Mapping[str | None, bytes]] = {}
+    for row in message.rows:
+        if row.dealer not in asked or row.dealer == site:
+            raise BadShare(f"{site} opened shares of {row.dealer}, which were not asked for", peer=site)
         digest = locked.parcel(row.dealer, site).row_digest
         shares[row.dealer] = check_revealed(locked.session, site, row, digest, locked.dropped)
-    return CheckedReveal(seeds, shares)
+    return shares
 
 
-def open_masks(locked: LockedSum, reveals: Mapping[str, CheckedReveal]) -> tuple[list[bytes], list[bytes]]:
+def open_masks(
+    locked: LockedSum,
+    reveals: Mapping[str, CheckedReveal],
+    shares: Mapping[str, Mapping[str, Mapping[str | None, bytes]]],
+) -> tuple[list[bytes], list[bytes]]:
     """Return the seeds whose masks must be added to and subtracted from the sum of uploads to open it.
+
+    Args:
+        locked: the survivors and their offers.
+        reveals: the seeds of survivors that revealed them.
+        shares: of the others' seeds: by dealer, by holder.
 
     Raises:
         BadShare: a vanished site dealt shares of other seeds than it committed to; names it.
@@ -96,7 +111,7 @@ def open_masks(locked: LockedSum, reveals: Mapping[str, CheckedReveal]) -> tuple
     plus: list[bytes] = []
     minus: list[bytes] = []
     for owner in locked.survivors:
-        seeds = reveals[owner].seeds if owner in reveals else _rebuild(locked, owner, reveals)
+        seeds = reveals[owner] if owner in reveals else _rebuild(locked, owner, shares.get(owner, {}))
         for peer, seed in seeds.items():
             # The owner added b and every k with a peer behind it in the order of names, and subtracted the
             # others.
@@ -120,10 +135,10 @@ def common_member(pairs: Sequence[tuple[str, str]]) -> str | None:
     return common.pop() if len(common) == 1 else None
 
 
-def _rebuild(locked: LockedSum, dealer: str, reveals: Mapping[str, CheckedReveal]) -> dict[str | None, bytes]:
+def _rebuild(locked: LockedSum, dealer: str, held: Mapping[str, Mapping[str | None, bytes]]) -> dict[str | None, bytes]:
     """Rebuild all the seeds of a vanished site from one set of holders: one field inversion."""
     session = locked.session
-    holders = sorted(name for name, reveal in reveals.items() if dealer in reveal.shares)
+    holders = sorted(held)
     if len(holders) < session.threshold:
         raise StepBurnt(
             f"{dealer} vanished after its upload and only {len(holders)} sites hold good shares of its seeds"
@@ -135,7 +150,7 @@ def _rebuild(locked: LockedSum, dealer: str, reveals: Mapping[str, CheckedReveal
     seeds = {}
     for peer in owners:
         try:
-            seed = reconstruction.secret([reveals[name].shares[dealer][peer] for name in holders])
+            seed = reconstruction.secret([held[name][peer] for name in holders])
         except BadShare as error:
             raise BadShare(f"{dealer} dealt shares of no seed: {error.message}", peer=dealer) from error
         locked.check_seed(dealer, peer, seed, blame=dealer)

@@ -11,12 +11,12 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.keys import UPLOAD_CONTEXT, Roster, verify
 from privacy.secagg.messages import CHUNK_BYTES, Chunk, Offer, vector_hasher
 from privacy.secagg.parcels import Session
+from privacy.secagg.ring import RingVector
 from tacit.errors import BadSignature, DescriptorMismatch, MalformedMessage
 
 
@@ -35,19 +35,18 @@ class UploadSum:
     """The accumulator and the vectors on their way into it.
 
     Args:
-        ctx: the step.
-        length: coordinates of each vector.
+        descriptor: the step.
         sites: how many will upload.
         slots: how many may be on their way at once.
     """
 
-    def __init__(self, ctx: bytes, length: int, sites: int, slots: int) -> None:
-        #: uint32, shape [length]: the ring sum of the complete uploads
-        self.total: npt.NDArray[np.uint32] = np.zeros(length, dtype="<u4")
+    def __init__(self, descriptor: StepDescriptor, sites: int, slots: int) -> None:
+        #: ring elements, shape [d]: the sum of the complete uploads
+        self.total: RingVector = np.zeros(descriptor.length, dtype=descriptor.ring.dtype)
         #: True when every site may send at once, and nobody has to be granted a turn
         self.all_fit = sites <= slots
-        self._ctx = ctx
-        self._size_bytes = 4 * length
+        self._ctx = descriptor.ctx()
+        self._size_bytes = descriptor.vector_bytes
         self._slots = slots
         self._waiting: dict[str, _Upload] = {}
         self._open: dict[str, _Upload] = {}
@@ -88,7 +87,7 @@ class UploadSum:
             return False
         if upload.hasher.digest() != upload.vector_hash:
             raise BadSignature(f"the vector {site} sent is not the one whose hash it signed", peer=site)
-        self.total += np.frombuffer(upload.buffer, dtype="<u4")
+        self.total += np.frombuffer(upload.buffer, dtype=self.total.dtype)
         self.forget(site)
         return True
 
@@ -115,6 +114,6 @@ def check_offer(descriptor: StepDescriptor, roster: Roster, session: Session, si
             f"{site} offers {offer.length} coordinates; this step sums {descriptor.length}", peer=site
         )
     if tuple(parcel.peer for parcel in offer.parcels) != session.peers_of(site):
-        raise MalformedMessage(f"{site} dealt shares for other sites than those that joined", peer=site)
+        raise MalformedMessage(f"{site} dealt shares for other sites than those that take part", peer=site)
     if any(len(parcel.box) != session.box_bytes() for parcel in offer.parcels):
         raise MalformedMessage(f"{site} sent a box of shares of the wrong size", peer=site)

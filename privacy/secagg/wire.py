@@ -45,6 +45,18 @@ class Writer:
         self.u32(len(value))
         self._parts.append(value)
 
+    def names(self, values: Sequence[str]) -> None:
+        """A list of names."""
+        self.u8(len(values))
+        for value in values:
+            self.name(value)
+
+    def blobs(self, values: Sequence[bytes]) -> None:
+        """A list of blobs."""
+        self.u8(len(values))
+        for value in values:
+            self.blob(value)
+
     def bytes(self) -> bytes:
         return b"".join(self._parts)
 
@@ -88,6 +100,12 @@ class Reader:
 
     def blob(self) -> bytes:
         return self.fixed(self.u32())
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.name() for _ in range(self.count()))
+
+    def blobs(self) -> tuple[bytes, ...]:
+        return tuple(self.blob() for _ in range(self.count()))
 
     def end(self) -> None:
         """Nothing may follow the last field."""

@@ -18,7 +18,9 @@ from privacy.randomness import SeededRandomSource
 from privacy.secagg import (
     Burnt,
     CoordinatorMachine,
+    Ended,
     Fault,
+    Keep,
     Ready,
     Send,
     SendTo,
@@ -46,7 +48,10 @@ def describe(n: int, **changes: Any) -> StepDescriptor:
         "run_id": "00112233445566ff",
         "epoch": 3,
         "round": 3,
+        "first_step": 4,
+        "steps": 1,
         "step": 4,
+        "history": "sha256:" + "cd" * 32,
         "cohort": NAMES[:n],
         "threshold": default_threshold(n),
         "min_cohort": 2,
@@ -102,8 +107,9 @@ class Step:
         }
         bound = int(self.descriptor.scale * self.descriptor.value_bound)
         rng = np.random.default_rng(seed)
+        ring = self.descriptor.ring
         self.vectors = {
-            name: rng.integers(-bound, bound + 1, self.descriptor.length).astype(np.int64).astype(np.uint32)
+            name: ring.of(rng.integers(-bound, bound + 1, self.descriptor.length).astype(np.int64))
             for name in self.names
         }
         self.up: dict[str, deque[bytes]] = {name: deque() for name in self.names}
@@ -115,6 +121,8 @@ class Step:
         self.effects: list[Any] = []
         self.gone: set[str] = set()
         self.site_errors: dict[str, ProtocolViolation] = {}
+        self.kept: dict[str, list[Any]] = {name: [] for name in self.names}
+        self.ended: dict[str, Ended] = {}
 
     # What happened.
 
@@ -129,7 +137,8 @@ class Step:
         return {effect.site: effect.error for effect in self.effects if isinstance(effect, Fault)}
 
     def expected(self, survivors) -> np.ndarray:
-        return sum((self.vectors[name] for name in survivors), np.zeros(self.descriptor.length, np.uint32))
+        zeros = np.zeros(self.descriptor.length, self.descriptor.ring.dtype)
+        return sum((self.vectors[name] for name in survivors), zeros)
 
     def assert_exact(self, *, survivors=None) -> None:
         assert isinstance(self.result, Summed), self.result
@@ -220,7 +229,11 @@ class Step:
 
     def _site_effects(self, name: str, effects) -> None:
         for effect in effects:
-            if isinstance(effect, Send):
+            if isinstance(effect, Keep):
+                self.kept[name].append(effect.record)
+            elif isinstance(effect, Ended):
+                self.ended[name] = effect
+            elif isinstance(effect, Send):
                 self.up[name].append(effect.frame)
             elif isinstance(effect, Ready) and self.auto_upload:
                 self._site_effects(name, self.sites[name].upload(self.vectors[name]))
