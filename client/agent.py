@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from certs.identity import Identity
 from client.aggregation import AggregationTransport, Session, take_part
 from client.gate import Gate
+from client.step_journal import FileStepJournal
 from client.training import train_round
 from client.workbench import Workbench
 from models.layout import state_digest
@@ -27,8 +28,11 @@ from privacy.order import Order, Receipt, ReceiptStatus
 from privacy.policy import SitePolicy, effective_limits
 from privacy.randomness import OsRandomSource, RandomSource, SeededRandomSource
 from privacy.secagg.descriptor import StepDescriptor, descriptor_for
+from privacy.secagg.effects import Ended
 from privacy.secagg.encoding import encode
+from privacy.secagg.ring import RingVector
 from privacy.secagg.site import SiteMachine
+from privacy.secagg.weights import weigh
 from tacit.canonical import canonical_json
 from tacit.errors import (
     BudgetExceeded,
@@ -59,6 +63,7 @@ class SiteAgent:
         agreement: verified by the caller against the consortium CA.
         policy: the site's own limits.
         ledger: the site's ledger, open for writing.
+        journal: the site's step journal.
         workbench: the site's model and records; owned by this agent.
         dataset: the dataset's name in the ledger.
         transport: opens aggregation sessions.
@@ -71,6 +76,7 @@ class SiteAgent:
         agreement: VerifiedAgreement,
         policy: SitePolicy,
         ledger: Ledger,
+        journal: FileStepJournal,
         workbench: Workbench,
         dataset: str,
         transport: AggregationTransport,
@@ -81,6 +87,7 @@ class SiteAgent:
         self._gate = Gate(agreement, policy, self.site)
         self._policy = policy
         self._ledger = ledger
+        self._journal = journal
         self._workbench = workbench
         self._dataset = dataset
         self._transport = transport
@@ -114,6 +121,7 @@ class SiteAgent:
         self.stop()
         ended = self._working.acquire(timeout=_CLOSE_S)
         self._ledger.close()
+        self._journal.close()
         if ended:
             self._working.release()
 
@@ -200,7 +208,9 @@ class SiteAgent:
     ) -> None:
         reservation: Reservation | None = None
 
-        def make_update() -> npt.NDArray[np.uint32]:
+        survivors: tuple[str, ...] = ()
+
+        def make_update(step: int) -> RingVector:
             nonlocal reservation
             reservation = self._reserve(order)
             session.tell("training")
@@ -213,14 +223,23 @@ class SiteAgent:
                 self._source(order, "noise"),
                 self._on_local_step,
             )
-            secagg = order.secagg
-            return encode(
-                delta, secagg.scale, secagg.value_bound, self._source(order, "rounding"), summands=len(secagg.cohort)
-            )
+            return self._encoded(order, delta)
 
-        machine = SiteMachine(self.site, self._identity, self._roster, descriptor)
+        def on_ended(ended: Ended) -> None:
+            nonlocal survivors
+            survivors = ended.survivors
+
+        last_step = self._journal.last_step(order.run_id)
+        machine = SiteMachine(self.site, self._identity, self._roster, descriptor, last_step=last_step)
         try:
-            survivors = take_part(session, machine, make_update, timeout_s=order.deadline_s + _PATIENCE_S)
+            take_part(
+                session,
+                machine,
+                make_update,
+                journal=self._journal,
+                timeout_s=order.deadline_s + _PATIENCE_S,
+                on_ended=on_ended,
+            )
         except BaseException as error:
             if reservation is not None:
                 self._ledger.forfeit(reservation, type(error).__name__)
@@ -228,6 +247,22 @@ class SiteAgent:
         assert reservation is not None
         self._ledger.commit(reservation, ctx=descriptor.ctx().hex(), bytes_sent=session.bytes_sent)
         _log.info("step done", extra={"run": order.run_id, "round": order.round, "survivors": survivors})
+
+    def _encoded(self, order: Order, delta: npt.NDArray[np.float32]) -> RingVector:
+        """Weigh the update, if the order says so, and put it on the integer grid."""
+        secagg = order.secagg
+        values: npt.NDArray[np.float32] | npt.NDArray[np.float64] = delta
+        if secagg.weights is not None:
+            assert self._policy.weight is not None  # the gate saw to it
+            values = weigh(delta, self._policy.weight, secagg.weights, secagg.value_bound)
+        return encode(
+            values,
+            secagg.scale,
+            secagg.value_bound,
+            self._source(order, "rounding"),
+            summands=len(secagg.cohort),
+            bits=secagg.ring_bits,
+        )
 
     def _on_local_step(self, done: int, of: int) -> None:
         _log.info("local step", extra={"done": done, "of": of})

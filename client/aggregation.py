@@ -1,22 +1,17 @@
-"""A site's end of an aggregation session: an interface, its gRPC implementation, and the loop that drives it."""
+"""A site's end of an aggregation session: an interface, and the loop that drives an epoch through it."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import grpc
-import numpy as np
-import numpy.typing as npt
-
-from client.wire import tacit_pb2 as pb
-from client.wire import tacit_pb2_grpc as rpc
-from privacy.secagg.effects import Completed, Ready, Send, SiteEffect
+from privacy.secagg.descriptor import next_history
+from privacy.secagg.effects import Ended, Keep, Ready, Send, SiteEffect
+from privacy.secagg.journal import StepRecord
+from privacy.secagg.ring import RingVector
 from privacy.secagg.site import SiteMachine
-from tacit.errors import StepBurnt, TransportError
+from tacit.errors import StepBurnt
 
 
 @dataclass(frozen=True)
@@ -28,9 +23,9 @@ class Closed:
 
 
 class Session(Protocol):
-    """One stream to the coordinator, for one step."""
+    """One session with the coordinator: a key setup and the steps on it. It outlives broken connections."""
 
-    #: bytes of protocol frames sent so far
+    #: bytes of protocol frames sent so far, each counted once
     bytes_sent: int
 
     def send(self, frame: bytes) -> None:
@@ -45,12 +40,16 @@ class Session(Protocol):
         """Return the next frame.
 
         Raises:
-            TransportError: nothing came in time, or the connection broke.
+            TransportError: nothing came in time, or the connection broke and could not be had again.
         """
         ...
 
+    def interrupt(self) -> None:
+        """Break the connection, as a network would: the session comes back by itself."""
+        ...
+
     def close(self) -> None:
-        """End the session."""
+        """Leave the session; the coordinator is told, unless it has ended."""
         ...
 
 
@@ -58,7 +57,7 @@ class AggregationTransport(Protocol):
     """Opens sessions."""
 
     def open(self, run_id: str, step: int) -> Session:
-        """Open the session of one step.
+        """Open the session that begins with this step.
 
         Raises:
             TransportError: the coordinator is not there or refuses.
@@ -66,105 +65,74 @@ class AggregationTransport(Protocol):
         ...
 
 
-class GrpcAggregation:
-    """Sessions over the gateway's port.
+class StepJournal(Protocol):
+    """Where a site keeps what it must know of its steps after a restart."""
 
-    Args:
-        channel: with mutual TLS credentials.
-    """
+    def keep(self, record: StepRecord) -> None:
+        """Write the record to stable storage; return when it is there.
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._stub = rpc.GatewayStub(channel)
-
-    def open(self, run_id: str, step: int) -> Session:
-        """Open the session of one step."""
-        return _GrpcSession(self._stub, run_id, step)
-
-
-class _GrpcSession:
-    """One ``Gateway.Aggregate`` stream. A reader thread turns the call's iterator into a queue with time-outs."""
-
-    def __init__(self, stub: rpc.GatewayStub, run_id: str, step: int) -> None:
-        self.bytes_sent = 0
-        self._outbound: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
-        self._inbound: queue.SimpleQueue[pb.Frame | TransportError] = queue.SimpleQueue()
-        self._outbound.put(pb.Frame(hello=pb.Hello(run_id=run_id, step=step)))
-        self._ended = False
-        self._call = stub.Aggregate(iter(self._outbound.get, None))
-        threading.Thread(target=self._read, name="aggregation-reader", daemon=True).start()
-
-    def send(self, frame: bytes) -> None:
-        self.bytes_sent += len(frame)
-        self._outbound.put(pb.Frame(protocol=frame))
-
-    def tell(self, phase: str) -> None:
-        self._outbound.put(pb.Frame(phase=phase))
-
-    def receive(self, timeout_s: float) -> bytes | Closed:
-        try:
-            frame = self._inbound.get(timeout=timeout_s)
-        except queue.Empty:
-            raise TransportError(f"the coordinator was silent for {timeout_s:g} s") from None
-        if isinstance(frame, TransportError):
-            raise frame
-        if frame.WhichOneof("kind") == "closed":
-            self._ended = True
-            return Closed(frame.closed.summed, frame.closed.reason)
-        return bytes(frame.protocol)
-
-    def close(self) -> None:
-        self._outbound.put(None)
-        # a call that is cancelled looks to the gateway like a connection that broke
-        if not self._ended:
-            self._call.cancel()
-
-    def _read(self) -> None:
-        try:
-            frames: Iterator[pb.Frame] = self._call
-            for frame in frames:
-                self._inbound.put(frame)
-            self._inbound.put(TransportError("the coordinator ended the session"))
-        except grpc.RpcError as error:
-            reason = f"{error.code().name}: {error.details()}"
-            self._inbound.put(TransportError(f"the aggregation session broke: {reason}"))
+        Raises:
+            StorageFull: it could not be written. Nothing may be sent.
+        """
+        ...
 
 
 def take_part(
     session: Session,
     machine: SiteMachine,
-    make_update: Callable[[], npt.NDArray[np.uint32]],
+    make_update: Callable[[int], RingVector],
     *,
+    journal: StepJournal,
     timeout_s: float,
-) -> tuple[str, ...]:
-    """Drive one secure step from key setup to its end; return the survivors.
+    on_ended: Callable[[Ended], None] = lambda ended: None,
+) -> None:
+    """Drive one epoch from its key setup to the end of its last step.
 
     Args:
-        session: the stream; the caller closes it.
-        machine: the site's state machine, holding the descriptor this site expects.
-        make_update: called once the roster and the descriptor are verified: trains, and returns the encoded
-            update, uint32, shape ``(adapter_length,)``.
+        session: the caller closes it.
+        machine: the site's state machine, holding the descriptor of the first step this site expects.
+        make_update: called with each step's number once the step is verified; trains, and returns the encoded update,
+            ring elements of shape ``(vector_length,)``.
+        journal: written before anything is sent that must not be sent twice.
         timeout_s: how long to wait for each answer of the coordinator.
+        on_ended: told what came of each step, before the next one.
 
     Raises:
-        StepBurnt: the coordinator ended the step without a sum.
+        StepBurnt: the coordinator ended the session before the last step was summed or burnt, or the only step of the
+            session was burnt.
         ProtocolViolation: the coordinator, or a peer through it, broke the protocol.
         TransportError: the coordinator fell silent.
     """
     pending: list[SiteEffect] = list(machine.start())
-    survivors: tuple[str, ...] | None = None
+    last: Ended | None = None
     while True:
         while pending:
             match pending.pop(0):
+                case Keep(record=record):
+                    journal.keep(record)
                 case Send(frame=frame):
                     session.send(frame)
-                case Ready():
-                    update = make_update()
-                    pending.extend(machine.upload(update))
-                case Completed(survivors=found):
-                    survivors = tuple(found)
+                case Ready(step=step):
+                    pending.extend(machine.upload(make_update(step)))
+                case Ended() as last:
+                    on_ended(last)
+                    _look_ahead(machine, last)
         received = session.receive(timeout_s)
         if isinstance(received, Closed):
-            if not received.summed or survivors is None:
-                raise StepBurnt(received.reason or "the coordinator ended the step early")
-            return survivors
+            _check_end(machine, last, received)
+            return
         pending.extend(machine.receive(received))
+
+
+def _look_ahead(machine: SiteMachine, ended: Ended) -> None:
+    """Expect the step that follows, which builds on what came of this one."""
+    descriptor = machine.descriptor
+    if descriptor.step < descriptor.last_step:
+        machine.expect(descriptor.following(next_history(descriptor.history, ended.survivors, ended.total)))
+
+
+def _check_end(machine: SiteMachine, last: Ended | None, closed: Closed) -> None:
+    descriptor = machine.descriptor
+    if last is None or last.step < descriptor.last_step or not closed.summed:
+        reason = closed.reason or (last.reason if last is not None else "")
+        raise StepBurnt(reason or "the coordinator ended the session early")

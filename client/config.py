@@ -54,3 +54,8 @@ class SiteHome(Home[SiteSettings]):
     def ledger(self) -> Path:
         """The privacy ledger."""
         return self.state / "ledger.sqlite"
+
+    @property
+    def journal(self) -> Path:
+        """The step journal: what was sent in which step."""
+        return self.state / "steps.jsonl"

@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Final
 
 from privacy.agreement import VerifiedAgreement, check_valid_at
-from privacy.order import Order
+from privacy.events import PrivacyMode
+from privacy.order import Order, WeightSpec
 from privacy.policy import Limits, SitePolicy, effective_limits
 from privacy.secagg.encoding import check_range
 from privacy.secagg.threshold import check_threshold
@@ -302,10 +303,35 @@ def _ring_does_not_wrap(order: Order, at: _Situation) -> None:
         raise _privacy(
             f"ring_bits {order.secagg.ring_bits} was ordered, agreed: {at.agreement.secure_aggregation.ring_bits}"
         )
+    secagg = order.secagg
     try:
-        check_range(order.secagg.scale, order.secagg.value_bound, len(order.secagg.cohort))
+        check_range(secagg.scale, secagg.value_bound, len(secagg.cohort), secagg.ring_bits)
     except SecAggError as error:
         raise Refusal(RefusalReason.ORDER_MALFORMED, error.message, hint=error.hint) from error
+
+
+def _weights_are_agreed(order: Order, at: _Situation) -> None:
+    ordered, agreed = order.secagg.weights, at.agreement.secure_aggregation.weights
+    if ordered != agreed:
+        raise _privacy(f"weights {_in_words(ordered)} were ordered, agreed: {_in_words(agreed)}")
+    if ordered is not None and at.policy.weight is None:
+        raise Refusal(
+            RefusalReason.POLICY,
+            "sums are weighted, and this site's policy declares no weight",
+            hint="the data steward writes weight: NUMBER into policy.yaml",
+        )
+
+
+def _steps_are_those_of_the_mode(order: Order, _at: _Situation) -> None:
+    if order.mode is PrivacyMode.LOCAL and order.secagg.steps != 1:
+        raise Refusal(
+            RefusalReason.ORDER_MALFORMED,
+            f"{order.secagg.steps} secure steps were ordered in mode local, which has one in a round",
+        )
+
+
+def _in_words(weights: WeightSpec | None) -> str:
+    return "none" if weights is None else f"up to {weights.cap} in steps of {weights.bin}"
 
 
 def _noise_is_secret(order: Order, at: _Situation) -> None:
@@ -360,4 +386,6 @@ RULES: Final[tuple[Rule, ...]] = (
     _cohort_is_large_enough,
     _threshold_protects,
     _ring_does_not_wrap,
+    _weights_are_agreed,
+    _steps_are_those_of_the_mode,
 )

@@ -18,10 +18,11 @@ from certs.credentials import channel_credentials, check_validity
 from certs.identity import Identity
 from certs.names import Role
 from client.agent import SiteAgent
-from client.aggregation import GrpcAggregation
+from client.aggregation_grpc import GrpcAggregation
 from client.config import SiteHome
 from client.data import LoadedData, load_records
 from client.fleet_api import GRPC_OPTIONS
+from client.step_journal import FileStepJournal
 from client.supernode import AGENT_SOCKET_VARIABLE, supernode_child
 from client.tunnel import FleetProxy
 from client.wire import tacit_pb2 as pb
@@ -182,6 +183,7 @@ class SiteService:
             agreement=credentials.agreement,
             policy=credentials.policy,
             ledger=self._ledger,
+            journal=FileStepJournal(home.journal),
             workbench=workbench,
             dataset=DATASET,
             transport=GrpcAggregation(self._channel),

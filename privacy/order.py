@@ -84,7 +84,7 @@ class SecAggSpec(Strict):
     threshold: int = Field(gt=1)
     min_cohort: int = Field(gt=1)
     ring_bits: Literal[16, 32, 64] = 32
-    #: None: every site counts the same
+    #: None: every site counts the same. What is agreed and what is ordered must be the same.
     weights: WeightSpec | None = None
     #: one unit of the update is ``scale`` units of the ring
     scale: float = Field(gt=0)

@@ -31,6 +31,7 @@ _HEADER = """\
 # require_deidentification                   true refuses agreements that leave texts as they are
 # allow_testing                              true accepts reproducible noise, which protects nothing
 # min_cohort                                 the fewest sites a sum may be opened over
+# weight                                     what this site counts in weighted sums; null when all count the same
 """
 
 
@@ -52,6 +53,8 @@ class SitePolicy(Strict):
     require_deidentification: bool
     allow_testing: bool
     min_cohort: int = Field(ge=2)
+    #: declared, never counted from the data; only its binned value leaves the site, inside the sum
+    weight: int | None = Field(gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> SitePolicy:
@@ -71,6 +74,7 @@ class SitePolicy(Strict):
         accept_runs: bool = False,
         allow_testing: bool = False,
         max_rounds_per_run: int = DRAFT_MAX_ROUNDS_PER_RUN,
+        weight: int | None = None,
     ) -> SitePolicy:
         """Return the policy equal to the agreement's limits, closed until the steward opens it.
 
@@ -80,6 +84,7 @@ class SitePolicy(Strict):
             accept_runs: whether runs are accepted; the steward's decision.
             allow_testing: whether reproducible noise is accepted under an agreement for testing.
             max_rounds_per_run: the agreement has no such limit.
+            weight: what the site counts in weighted sums; the steward's declaration.
 
         Raises:
             ConfigError: ``site`` is not a partner.
@@ -97,6 +102,7 @@ class SitePolicy(Strict):
             require_deidentification=agreement.deidentification.profile != "none",
             allow_testing=allow_testing,
             min_cohort=agreement.secure_aggregation.min_cohort,
+            weight=weight,
         )
 
 

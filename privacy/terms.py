@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from certs.identity import PUBLIC_KEY_BYTES, PeerIdentity
 from certs.names import PeerName, Role
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
-from privacy.order import Digest, Name, Strict
+from privacy.order import Digest, Name, Strict, WeightSpec
 from tacit.canonical import digest
 
 #: Label of an agreement's digest, and context of every signature under it.
@@ -135,7 +135,9 @@ class SecureAggregationTerms(Strict):
     min_cohort: int = Field(ge=2)
     #: partners that may collude, also with the coordinator, without learning another site's update
     collusion_bound: int = Field(ge=1)
-    ring_bits: Literal[32]
+    ring_bits: Literal[16, 32, 64]
+    #: null: every site counts the same; else with the weight its steward declares, capped and binned
+    weights: WeightSpec | None
 
 
 class DeidentificationTerms(Strict):

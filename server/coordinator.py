@@ -17,7 +17,7 @@ from privacy.order import Order
 from server.preflight import submission_facts
 from server.run_spec import RunSpec
 from server.run_store import RunStore
-from server.steps import OpenStep, StepRegistry
+from server.steps import OpenEpoch, StepRegistry
 from strategies.secure_sum import SumResult
 from tacit.errors import ConfigError
 
@@ -125,8 +125,8 @@ class Coordinator:
         """Return whether the order's step has ended, with a sum or without."""
         return self.step(order.run_id, order.step).done()
 
-    def step(self, run_id: str, step: int) -> OpenStep:
-        """Return an open step."""
+    def step(self, run_id: str, step: int) -> OpenEpoch:
+        """Return the open epoch that a step belongs to."""
         return self.steps.step(run_id, step)
 
     def node_ids(self) -> Mapping[str, int]:

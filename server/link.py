@@ -125,7 +125,7 @@ class GatewayLink:
             raise _translate(error, self._socket) from error
         if not head["summed"]:
             raise StepBurnt(str(head["reason"]))
-        total = np.frombuffer(b"".join(chunks), dtype="<u4").astype(np.uint32)
+        total = np.frombuffer(b"".join(chunks), dtype=head["dtype"])
         return SumResult(total, tuple(head["survivors"]))
 
     def _json(self, method: Any, body: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from server.run_spec import RunSpec
 from strategies.orders import OrderBook, RunPlan
 from tacit.errors import Refusal, RefusalReason
 
-_RING_HALF_BITS = 31
+#: a finer grid than this gains nothing beside the noise, and rounding works in float64
+_FINEST = 2.0**50
 #: the encoder keeps one bit of headroom below the ring's half
 _HEADROOM_BITS = 1
 
@@ -43,12 +44,17 @@ def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
     cohort = tuple(sorted(partner.name for partner in agreement.partners))
     bound = spec.encoding.value_bound
     scale = 1.0
-    while len(cohort) * (bound * scale * 2 + 1) < 2.0 ** (_RING_HALF_BITS - _HEADROOM_BITS):
+    terms = agreement.secure_aggregation
+    while len(cohort) * (bound * scale * 2 + 1) < 2.0 ** (terms.ring_bits - 1 - _HEADROOM_BITS):
         scale *= 2.0
+        if bound * scale >= _FINEST:
+            break
     return SecAggSpec(
         cohort=cohort,
         threshold=default_threshold(len(cohort)),
-        min_cohort=agreement.secure_aggregation.min_cohort,
+        min_cohort=terms.min_cohort,
+        ring_bits=terms.ring_bits,
+        weights=terms.weights,
         scale=scale,
         value_bound=bound,
     )
@@ -98,7 +104,7 @@ def submission_facts(
     order = _first_order(run_id, spec, agreement, base_model_digest)
     for partner in agreed.partners:
         policy = SitePolicy.draft(
-            agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds
+            agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds, weight=1
         )
         try:
             Gate(agreement, policy, partner.name).check(order, now=datetime.now(UTC))

@@ -72,6 +72,8 @@ class SimulatedSite(Strict):
     """``[[simulation.sites]]``: a site's data when the whole run is simulated in one process."""
 
     name: Name
+    #: what it counts, where the agreement weights sums
+    weight: int | None = Field(gt=0, default=None)
     data: Path = Field(strict=False)
     text_column: str = "text"
     label_column: str = "label"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import typing
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import numpy as np
@@ -19,25 +20,33 @@ from client.wire import tacit_pb2_grpc as rpc
 from privacy.order import Order
 from server import steps
 from server.coordinator import Coordinator
+from server.limits import RateLimit
 from server.link import ERROR_KIND, error_details
 from server.presence import Presence
 from server.run_spec import RunSpec
+from server.seats import Closed, Outgoing, Protocol, Stream
 from server.tunnel import FleetTunnel
 from tacit.errors import CertificateError, StepBurnt, TacitError, TransportError
 
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
-_FRAME_MAX_BYTES = (1 << 20) + 4096
+#: A SuperNode makes a few calls a second; one that is made to make thousands must not hold the gateway's threads.
+_FLEET_CALLS_PER_S, _FLEET_CALLS_BURST = 50.0, 500.0
+#: A site opens one session for each order, and another stream each time its connection breaks.
+_STREAMS_PER_S, _STREAMS_BURST = 1.0, 30.0
+#: A step is a few frames and one for each MiB of the vector.
+_FRAMES_PER_S, _FRAMES_BURST = 2000.0, 10_000.0
+_PHASES_PER_S, _PHASES_BURST = 2.0, 64.0
 
 
-class OpenSteps(Protocol):
+class OpenSteps(typing.Protocol):
     """Where a session finds the step it is for."""
 
-    def step(self, run_id: str, step: int) -> steps.OpenStep: ...
+    def step(self, run_id: str, step: int) -> steps.OpenEpoch: ...
 
 
-class RunControl(Protocol):
+class RunControl(typing.Protocol):
     """Starts and stops runs in Flower."""
 
     def start(self, spec: RunSpec, resume: str | None) -> str: ...
@@ -54,18 +63,24 @@ class GatewayService(rpc.GatewayServicer):
         self._consortium = consortium
         self._sites = frozenset(sites)
         self._presence = Presence()
+        self._fleet_calls = RateLimit(_FLEET_CALLS_PER_S, _FLEET_CALLS_BURST)
+        self._streams = RateLimit(_STREAMS_PER_S, _STREAMS_BURST)
+        self._frames = RateLimit(_FRAMES_PER_S, _FRAMES_BURST)
+        self._phases = RateLimit(_PHASES_PER_S, _PHASES_BURST)
 
     def Fleet(self, request: pb.FleetCall, context: grpc.ServicerContext) -> pb.FleetReply:  # noqa: N802
         """Forward one of Flower's fleet calls to the SuperLink."""
         peer = self._peer(context)
+        self._limit(self._fleet_calls, peer.name, context)
         with self._present(peer.name, context):
             return self._tunnel.forward(peer, request, context.is_active)
 
     def Aggregate(  # noqa: N802
         self, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext
     ) -> Iterator[pb.Frame]:
-        """One aggregation session of one site."""
+        """One connection of one site's aggregation session."""
         site = self._peer(context).name
+        self._limit(self._streams, site, context)
         with self._present(site, context):
             yield from self._session(site, request_iterator, context)
 
@@ -75,37 +90,55 @@ class GatewayService(rpc.GatewayServicer):
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("kind") != "hello":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be a hello")
+        hello = first.hello
         try:
-            step = self._steps.step(first.hello.run_id, first.hello.step)
-            outbound = step.join(site)
+            epoch = self._steps.step(hello.run_id, hello.step)
+            stream = epoch.join(site, resume=hello.resume, acknowledged=first.acknowledged)
         except TacitError as error:
             _abort(context, error)
         reader = threading.Thread(
-            target=self._read, args=(step, site, request_iterator), name=f"aggregate-{site}", daemon=True
+            target=self._read, args=(epoch, site, stream, request_iterator), name=f"aggregate-{site}", daemon=True
         )
         reader.start()
-        context.add_callback(lambda: step.left(site))
-        while True:
-            item = outbound.get()
-            if isinstance(item, steps.Closed):
-                yield pb.Frame(closed=pb.Closed(summed=item.summed, reason=item.reason))
+        # gRPC calls it when the connection breaks; when that has happened already, it never will
+        if not context.add_callback(lambda: epoch.disconnected(site, stream)):
+            epoch.disconnected(site, stream)
+        while (outgoing := stream.get()) is not None:
+            yield _frame_of(outgoing)
+            if isinstance(outgoing.item, Closed):
                 return
-            yield pb.Frame(protocol=item.data)
 
-    @staticmethod
-    def _read(step: steps.OpenStep, site: str, frames: Iterator[pb.Frame]) -> None:
+    def _read(self, epoch: steps.OpenEpoch, site: str, stream: Stream, frames: Iterator[pb.Frame]) -> None:
         try:
             for frame in frames:
+                if not self._frames.allows(site):
+                    _log.warning("site %s sends frames faster than any step needs", site)
+                    epoch.left(site)
+                    break
+                number, acknowledged = frame.number, frame.acknowledged
                 match frame.WhichOneof("kind"):
-                    case "protocol" if len(frame.protocol) <= _FRAME_MAX_BYTES:
-                        step.receive(site, frame.protocol)
+                    case "protocol":
+                        epoch.receive(site, frame.protocol, number=number, acknowledged=acknowledged)
                     case "phase":
-                        step.phase(site, frame.phase[:32])
+                        text = frame.phase[:32] if self._phases.allows(site) else ""
+                        epoch.phase(site, text, number=number, acknowledged=acknowledged)
+                    case "leave":
+                        epoch.left(site)
+                        break
+                    case None:
+                        epoch.acknowledged(site, acknowledged)
                     case _:
+                        epoch.left(site)
                         break
         except grpc.RpcError:
-            pass  # the connection broke: that is what left() is for
-        step.left(site)
+            pass  # the connection broke: the site may come back on another one
+        epoch.disconnected(site, stream)
+
+    @staticmethod
+    def _limit(limit: RateLimit, site: str, context: grpc.ServicerContext) -> None:
+        if not limit.allows(site):
+            _log.warning("site %s calls too often", site)
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "called too often; wait and try again")
 
     @contextmanager
     def _present(self, site: str, context: grpc.ServicerContext) -> Iterator[None]:
@@ -215,15 +248,15 @@ class CoordinatorService(rpc.CoordinatorServicer):
     def AwaitStep(self, request: pb.StepKey, context: grpc.ServicerContext) -> Iterator[pb.StepResult]:  # noqa: N802
         """Block until a step has ended, then stream its sum."""
         try:
-            result = self._coordinator.step(request.run_id, request.step).wait()
+            result = self._coordinator.step(request.run_id, request.step).wait(step=request.step)
         except StepBurnt as burnt:
             yield pb.StepResult(json=json.dumps({"summed": False, "reason": burnt.message}).encode())
             return
         except TacitError as error:
             _abort(context, error)
-        head = {"summed": True, "survivors": list(result.survivors), "length": len(result.total)}
+        head = {"summed": True, "survivors": list(result.survivors), "dtype": result.total.dtype.str}
         yield pb.StepResult(json=json.dumps(head).encode())
-        data = memoryview(np.ascontiguousarray(result.total, dtype="<u4")).cast("B")
+        data = memoryview(np.ascontiguousarray(result.total)).cast("B")
         for start in range(0, len(data), _CHUNK_BYTES):
             yield pb.StepResult(chunk=bytes(data[start : start + _CHUNK_BYTES]))
 
@@ -263,6 +296,17 @@ def _answer(context: grpc.ServicerContext, work: Callable[[], dict[str, Any]]) -
         _log.exception("a call on the private socket failed")
         context.abort(grpc.StatusCode.INTERNAL, "the gateway failed; its log says why")
     raise AssertionError("abort returns only by raising")
+
+
+def _frame_of(outgoing: Outgoing) -> pb.Frame:
+    numbers = {"number": outgoing.number, "acknowledged": outgoing.acknowledged}
+    match outgoing.item:
+        case Closed(summed=summed, reason=reason):
+            return pb.Frame(closed=pb.Closed(summed=summed, reason=reason), **numbers)
+        case Protocol(data=data):
+            return pb.Frame(protocol=data, **numbers)
+        case None:
+            return pb.Frame(**numbers)
 
 
 def _abort(context: grpc.ServicerContext, error: TacitError) -> None:

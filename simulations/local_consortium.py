@@ -180,7 +180,12 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
             "max_sample_rate": max(0.5, recipe.sample_rate),
             "public_dataset_size": recipe.public_dataset_size,
         },
-        "secure_aggregation": {"min_cohort": min(3, len(plan.sites)), "collusion_bound": 1, "ring_bits": 32},
+        "secure_aggregation": {
+            "min_cohort": min(3, len(plan.sites)),
+            "collusion_bound": 1,
+            "ring_bits": 32,
+            "weights": None,
+        },
         "deidentification": {"profile": "standard-v1"},
         "residency": ["EU"],
         "retention_days": 365,

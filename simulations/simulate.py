@@ -23,6 +23,7 @@ from certs.identity import Identity, PeerIdentity
 from client.agent import SiteAgent
 from client.data import load_records
 from client.service import summary_of
+from client.step_journal import FileStepJournal
 from client.workbench import Workbench
 from models.base import base_model_digest, resolve_model_folder
 from models.compute import configure_compute
@@ -155,8 +156,10 @@ class SimulatedConsortium:
                 accept_runs=True,
                 allow_testing=True,
                 max_rounds_per_run=self._spec.run.rounds,
+                weight=site.weight,
             ),
             ledger=ledger,
+            journal=FileStepJournal(self._folder / "sites" / site.name / "steps.jsonl"),
             workbench=Workbench(self._spec.model.base, agreed, data),
             dataset=DATASET,
             transport=MemoryAggregation(self.coordinator, site.name),

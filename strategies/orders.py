@@ -44,16 +44,17 @@ class OrderBook:
 
     def next(self, round_number: int, vector: npt.NDArray[np.float32]) -> Order:
         """Return the next order, to be carried out from ``vector`` (float32, shape ``(adapter_length,)``)."""
-        self.last_step += 1
         plan = self.plan
+        first_step = self.last_step + 1
+        self.last_step += plan.secagg.steps
         return Order(
             run_id=plan.run_id,
             run_name=plan.run_name,
-            # one key setup per step for now: an epoch of many steps comes with joint mode
-            epoch=self.last_step,
+            # an order is an epoch: one key setup, and the secure steps on it
+            epoch=first_step,
             round=round_number,
             rounds_planned=plan.rounds,
-            step=self.last_step,
+            step=first_step,
             strategy=plan.strategy,
             mode=plan.mode,
             unit=plan.unit,

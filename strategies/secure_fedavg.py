@@ -14,8 +14,9 @@ from flwr.serverapp.strategy import Strategy
 
 from privacy.order import Order, Receipt
 from privacy.secagg.encoding import decode
+from privacy.secagg.weights import weighted_mean
 from strategies.orders import OrderBook
-from strategies.secure_sum import SecureSums
+from strategies.secure_sum import SecureSums, SumResult
 from tacit.canonical import canonical_json
 from tacit.errors import StepBurnt, TransportError
 
@@ -124,7 +125,7 @@ class SecureFedAvg(Strategy):
         except StepBurnt as burnt:
             self.outcome = RoundOutcome(order, (), order.secagg.cohort, receipts, 0.0, burnt.message)
             return None, None
-        mean = decode(result.total, order.secagg.scale, len(result.survivors)) / len(result.survivors)
+        mean = mean_update(order, result)
         update = self._server_learning_rate * mean
         dropped = tuple(site for site in order.secagg.cohort if site not in result.survivors)
         norm = float(np.linalg.norm(update))
@@ -163,6 +164,17 @@ class SecureFedAvg(Strategy):
             if self._on_receipt is not None:
                 self._on_receipt(receipt)
             yield receipt
+
+
+def mean_update(order: Order, result: SumResult) -> npt.NDArray[np.float64]:
+    """Return the mean of the survivors' updates, float64 ``(adapter_length,)``: weighted if the order says so.
+
+    Raises:
+        EncodingRange: the sum is not one that this order's updates can have.
+    """
+    secagg, count = order.secagg, len(result.survivors)
+    total = decode(result.total, secagg.scale, count, value_bound=secagg.value_bound, bits=secagg.ring_bits)
+    return total / count if secagg.weights is None else weighted_mean(total, secagg.value_bound)
 
 
 def arrays_from(vector: npt.NDArray[np.float32]) -> ArrayRecord:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from privacy.order import Order
+from privacy.secagg.ring import RingVector
 
 
 @dataclass(frozen=True)
@@ -17,11 +15,11 @@ class SumResult:
     """What one secure step gave.
 
     Attributes:
-        total: ring elements, uint32, shape ``(adapter_length,)``: the encoded updates of ``survivors``, added.
+        total: ring elements, shape ``(vector_length,)``: the encoded updates of ``survivors``, added.
         survivors: the sites whose updates are in ``total``; at least ``min_cohort`` of them, sorted.
     """
 
-    total: npt.NDArray[np.uint32]
+    total: RingVector
     survivors: tuple[str, ...]
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63lient/wire/tacit.proto\x12\x08tacit.v1\"\x8a\x01\n\tFleetCall\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x31\n\x07headers\x18\x02 \x03(\x0b\x32 .tacit.v1.FleetCall.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8e\x01\n\nFleetReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x32\n\x07headers\x18\x02 \x03(\x0b\x32!.tacit.v1.FleetReply.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x05\x46rame\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.tacit.v1.HelloH\x00\x12\x12\n\x08protocol\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05phase\x18\x03 \x01(\tH\x00\x12\"\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x10.tacit.v1.ClosedH\x00\x42\x06\n\x04kind\"%\n\x05Hello\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\"(\n\x06\x43losed\x12\x0e\n\x06summed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x07\n\x05\x45mpty\"(\n\x08\x45nvelope\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"=\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\'\n\x07StepKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\"5\n\nStepResult\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind2p\n\x07Gateway\x12\x32\n\x05\x46leet\x12\x13.tacit.v1.FleetCall\x1a\x14.tacit.v1.FleetReply\x12\x31\n\tAggregate\x12\x0f.tacit.v1.Frame\x1a\x0f.tacit.v1.Frame(\x01\x30\x01\x32i\n\x05\x41gent\x12\x31\n\x07\x45xecute\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12-\n\x06Status\x12\x0f.tacit.v1.Empty\x1a\x12.tacit.v1.Envelope2\xcf\x03\n\x0b\x43oordinator\x12\x30\n\x06Submit\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12+\n\x04Runs\x12\x0f.tacit.v1.Empty\x1a\x12.tacit.v1.Envelope\x12.\n\x04Stop\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12\x35\n\x05Watch\x12\x16.tacit.v1.WatchRequest\x1a\x12.tacit.v1.Envelope0\x01\x12,\n\x05Sites\x12\x0f.tacit.v1.Empty\x1a\x12.tacit.v1.Envelope\x12\x32\n\x08OpenStep\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12\x33\n\tStepEnded\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12\x36\n\tAwaitStep\x12\x11.tacit.v1.StepKey\x1a\x14.tacit.v1.StepResult0\x01\x12+\n\x04\x45mit\x12\x12.tacit.v1.Envelope\x1a\x0f.tacit.v1.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63lient/wire/tacit.proto\x12\x08tacit.v1\"\x8a\x01\n\tFleetCall\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x31\n\x07headers\x18\x02 \x03(\x0b\x32 .tacit.v1.FleetCall.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8e\x01\n\nFleetReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x32\n\x07headers\x18\x02 \x03(\x0b\x32!.tacit.v1.FleetReply.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc2\x01\n\x05\x46rame\x12\x0e\n\x06number\x18\x05 \x01(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x06 \x01(\x04\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.tacit.v1.HelloH\x00\x12\x12\n\x08protocol\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05phase\x18\x03 \x01(\tH\x00\x12\"\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x10.tacit.v1.ClosedH\x00\x12 \n\x05leave\x18\x07 \x01(\x0b\x32\x0f.tacit.v1.LeaveH\x00\x42\x06\n\x04kind\"5\n\x05Hello\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x0e\n\x06resume\x18\x03 \x01(\x08\"\x07\n\x05Leave\"(\n\x06\x43losed\x12\x0e\n\x06summed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x07\n\x05\x45mpty\"(\n\x08\x45nvelope\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"=\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\'\n\x07StepKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\"5\n\nStepResult\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind2p\n\x07Gateway\x12\x32\n\x05\x46leet\x12\x13.tacit.v1.FleetCall\x1a\x14.tacit.v1.FleetReply\x12\x31\n\tAggregate\x12\x0f.tacit.v1.Frame\x1a\x0f.tacit.v1.Frame(\x01\x30\x01\x32i\n\x05\x41gent\x12\x31\n\x07\x45xecute\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12-\n\x06Status\x12\x0f.tacit.v1.Empty\x1a\x12.tacit.v1.Envelope2\xcf\x03\n\x0b\x43oordinator\x12\x30\n\x06Submit\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12+\n\x04Runs\x12\x0f.tacit.v1.Empty\x1a\x12.tacit.v1.Envelope\x12.\n\x04Stop\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12\x35\n\x05Watch\x12\x16.tacit.v1.WatchRequest\x1a\x12.tacit.v1.Envelope0\x01\x12,\n\x05Sites\x12\x0f.tacit.v1.Empty\x1a\x12.tacit.v1.Envelope\x12\x32\n\x08OpenStep\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12\x33\n\tStepEnded\x12\x12.tacit.v1.Envelope\x1a\x12.tacit.v1.Envelope\x12\x36\n\tAwaitStep\x12\x11.tacit.v1.StepKey\x1a\x14.tacit.v1.StepResult0\x01\x12+\n\x04\x45mit\x12\x12.tacit.v1.Envelope\x1a\x0f.tacit.v1.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,26 +43,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FLEETREPLY']._serialized_end=321
   _globals['_FLEETREPLY_HEADERSENTRY']._serialized_start=130
   _globals['_FLEETREPLY_HEADERSENTRY']._serialized_end=176
-  _globals['_FRAME']._serialized_start=323
-  _globals['_FRAME']._serialized_end=445
-  _globals['_HELLO']._serialized_start=447
-  _globals['_HELLO']._serialized_end=484
-  _globals['_CLOSED']._serialized_start=486
-  _globals['_CLOSED']._serialized_end=526
-  _globals['_EMPTY']._serialized_start=528
-  _globals['_EMPTY']._serialized_end=535
-  _globals['_ENVELOPE']._serialized_start=537
-  _globals['_ENVELOPE']._serialized_end=577
-  _globals['_WATCHREQUEST']._serialized_start=579
-  _globals['_WATCHREQUEST']._serialized_end=640
-  _globals['_STEPKEY']._serialized_start=642
-  _globals['_STEPKEY']._serialized_end=681
-  _globals['_STEPRESULT']._serialized_start=683
-  _globals['_STEPRESULT']._serialized_end=736
-  _globals['_GATEWAY']._serialized_start=738
-  _globals['_GATEWAY']._serialized_end=850
-  _globals['_AGENT']._serialized_start=852
-  _globals['_AGENT']._serialized_end=957
-  _globals['_COORDINATOR']._serialized_start=960
-  _globals['_COORDINATOR']._serialized_end=1423
+  _globals['_FRAME']._serialized_start=324
+  _globals['_FRAME']._serialized_end=518
+  _globals['_HELLO']._serialized_start=520
+  _globals['_HELLO']._serialized_end=573
+  _globals['_LEAVE']._serialized_start=575
+  _globals['_LEAVE']._serialized_end=582
+  _globals['_CLOSED']._serialized_start=584
+  _globals['_CLOSED']._serialized_end=624
+  _globals['_EMPTY']._serialized_start=626
+  _globals['_EMPTY']._serialized_end=633
+  _globals['_ENVELOPE']._serialized_start=635
+  _globals['_ENVELOPE']._serialized_end=675
+  _globals['_WATCHREQUEST']._serialized_start=677
+  _globals['_WATCHREQUEST']._serialized_end=738
+  _globals['_STEPKEY']._serialized_start=740
+  _globals['_STEPKEY']._serialized_end=779
+  _globals['_STEPRESULT']._serialized_start=781
+  _globals['_STEPRESULT']._serialized_end=834
+  _globals['_GATEWAY']._serialized_start=836
+  _globals['_GATEWAY']._serialized_end=948
+  _globals['_AGENT']._serialized_start=950
+  _globals['_AGENT']._serialized_end=1055
+  _globals['_COORDINATOR']._serialized_start=1058
+  _globals['_COORDINATOR']._serialized_end=1521
 # @@protoc_insertion_point(module_scope)

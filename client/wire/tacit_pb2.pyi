@@ -41,24 +41,36 @@ class FleetReply(_message.Message):
     def __init__(self, status: _Optional[int] = ..., headers: _Optional[_Mapping[str, str]] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "protocol", "phase", "closed")
+    __slots__ = ("number", "acknowledged", "hello", "protocol", "phase", "closed", "leave")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    acknowledged: int
     hello: Hello
     protocol: bytes
     phase: str
     closed: Closed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., protocol: _Optional[bytes] = ..., phase: _Optional[str] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
+    leave: Leave
+    def __init__(self, number: _Optional[int] = ..., acknowledged: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., protocol: _Optional[bytes] = ..., phase: _Optional[str] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("run_id", "step")
+    __slots__ = ("run_id", "step", "resume")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     step: int
-    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+    resume: bool
+    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ..., resume: _Optional[bool] = ...) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Closed(_message.Message):
     __slots__ = ("summed", "reason")

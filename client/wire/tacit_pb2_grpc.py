@@ -59,7 +59,8 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Aggregate(self, request_iterator, context):
-        """One aggregation session: one stream per site and round. The first frame from the site is a Hello.
+        """One aggregation session of one site: one key setup and the secure steps on it. The first frame of a stream is a
+        Hello. When a stream breaks, the site opens another one and resumes: both ends send again what was not acknowledged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

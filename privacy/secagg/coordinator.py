@@ -151,6 +151,10 @@ class CoordinatorMachine:
             site.stage, site.gone_because = Stage.JOINED, ""
         return [*self._announce(), *self._advance()]
 
+    def can_begin(self) -> bool:
+        """Whether the setup is done, no step is under way, and enough sites are left for another one."""
+        return self._phase in FINAL_PHASES and bool(self._setup_hash) and len(self._left()) >= self._required
+
     def receive(self, site: str, frame: bytes) -> list[CoordinatorEffect]:
         """Take one frame from ``site``, whose name the transport has authenticated.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ from privacy.terms import format_instant, parse_instant
 from tacit.cli.agreement_page import agreement_page
 from tacit.errors import AgreementError, InputError
 from tacit.strict_yaml import read_yaml
+
+
+class RingBits(StrEnum):
+    """Choices of ``--ring-bits``."""
+
+    BITS_16 = "16"
+    BITS_32 = "32"
+    BITS_64 = "64"
+
 
 app = typer.Typer(
     help="The signed agreement: new, sign, verify, show.",
@@ -116,6 +126,11 @@ def new(
     collusion_bound: int | None = typer.Option(
         None, help="Partners that may collude; max(1, floor((n - 1)/3)) when absent."
     ),
+    ring_bits: RingBits = typer.Option(RingBits.BITS_32, help="Ring of the masked sums: 16, 32 or 64 bits."),
+    weight_cap: int | None = typer.Option(
+        None, help="Weighted sums: no site counts for more. All count the same when absent."
+    ),
+    weight_bin: int | None = typer.Option(None, help="Weights are multiples of this; the cap when absent."),
     deidentification: str = typer.Option("standard-v1", help="Profile applied to texts: standard-v1 or none."),
     residency: list[str] = typer.Option([], help="Where the data must stay; repeat."),
     retention_days: int = typer.Option(90, help="How long checkpoints and logs of a run are kept."),
@@ -190,7 +205,8 @@ def new(
                 "collusion_bound": (
                     default_collusion_bound(len(partner)) if collusion_bound is None else collusion_bound
                 ),
-                "ring_bits": 32,
+                "ring_bits": int(ring_bits),
+                "weights": _weights(weight_cap, weight_bin),
             },
             "deidentification": {"profile": deidentification},
             "residency": residency,
@@ -346,6 +362,14 @@ def _labels(labels: Sequence[str], labels_from: Path | None, label_column: str) 
     from client.data import distinct_labels
 
     return list(distinct_labels(labels_from, label_column))
+
+
+def _weights(cap: int | None, bin_size: int | None) -> dict[str, int] | None:
+    if cap is None:
+        if bin_size is not None:
+            raise InputError("--weight-bin was given without --weight-cap", hint="give both, or neither")
+        return None
+    return {"cap": cap, "bin": cap if bin_size is None else bin_size}
 
 
 def _base_model(spec: str, name: str | None) -> tuple[str, str]:

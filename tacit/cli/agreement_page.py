@@ -115,6 +115,13 @@ def _aggregation(agreement: Agreement) -> Rows:
         ("sums only", f"over at least {terms.min_cohort} sites, never one site's update"),
         ("collusion", f"holds even if the coordinator and {partners} work together"),
         ("arithmetic", f"integers modulo 2^{terms.ring_bits}"),
+        (
+            "weights",
+            "every site counts the same"
+            if terms.weights is None
+            else f"as each steward declares, up to {terms.weights.cap} in steps of {terms.weights.bin}; "
+            "only their sum is seen",
+        ),
     ]
 
 

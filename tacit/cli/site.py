@@ -52,6 +52,7 @@ def init(
     label_column: str = typer.Option("label", help="Column with the label."),
     torch_threads: int = typer.Option(1, min=1, help="Threads for training."),
     accept_runs: bool = typer.Option(False, help="Accept runs at once; otherwise edit policy.yaml first."),
+    weight: int | None = typer.Option(None, min=1, help="What this site counts, where the agreement weights sums."),
     allow_testing: bool = typer.Option(
         False, help="Accept reproducible noise under an agreement for testing. No privacy."
     ),
@@ -64,7 +65,9 @@ def init(
     from privacy.policy import SitePolicy, save_policy
 
     name, verified = check_credentials(pki, agreement, Role.SITE)
-    policy = SitePolicy.draft(verified.agreement, name.name, accept_runs=accept_runs, allow_testing=allow_testing)
+    policy = SitePolicy.draft(
+        verified.agreement, name.name, accept_runs=accept_runs, allow_testing=allow_testing, weight=weight
+    )
     model = base_model if base_model.startswith("package:") else str(Path(base_model).expanduser().resolve())
     values = {
         "coordinator": coordinator,

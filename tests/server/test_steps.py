@@ -13,18 +13,23 @@ import numpy as np
 import pytest
 
 from certs.credentials import channel_credentials, server_credentials
-from client.aggregation import AggregationTransport, GrpcAggregation, take_part
+from client.aggregation import AggregationTransport, Session, take_part
+from client.aggregation_grpc import GrpcAggregation
 from client.wire import tacit_pb2_grpc as rpc
 from privacy.order import Order
 from privacy.randomness import OsRandomSource
 from privacy.secagg.descriptor import descriptor_for
+from privacy.secagg.effects import Ended
 from privacy.secagg.encoding import decode, encode
+from privacy.secagg.journal import StepRecord, last_steps
+from privacy.secagg.phases import CoordinatorPhase
 from privacy.secagg.site import SiteMachine
+from server.seats import Protocol, Seat
 from server.services import GatewayService
 from server.steps import StepRegistry
 from server.tunnel import FleetTunnel
 from simulations.memory_transport import MemoryAggregation
-from tacit.errors import ProtocolViolation, StepBurnt, TacitError, TransportError
+from tacit.errors import ProtocolViolation, RepeatedStep, StepBurnt, TacitError, TransportError
 
 Transports = dict[str, AggregationTransport]
 SITES = ("alpha", "beta", "delta", "gamma")
@@ -63,28 +68,53 @@ def values_of(site: str, order: Order) -> np.ndarray:
     return np.linspace(-1, 1, order.adapter_length) * (1 + SITES.index(site))
 
 
+class ListJournal:
+    """What a site would have written down."""
+
+    def __init__(self) -> None:
+        self.records: list[StepRecord] = []
+
+    def keep(self, record: StepRecord) -> None:
+        self.records.append(record)
+
+
 def join(
     transport: AggregationTransport,
     site: str,
     order: Order,
     partners: Any,
-    before_upload: Callable[[], None] = lambda: None,
-) -> tuple[str, ...]:
-    """Take part as ``site``, as the agent does."""
+    before_upload: Callable[[int, Session], None] = lambda step, session: None,
+    on_ended: Callable[[Ended], None] = lambda ended: None,
+) -> list[Ended]:
+    """Take part as ``site``, as the agent does; return what came of each step."""
     machine = SiteMachine(site, partners.identities[site], partners.roster, descriptor_for(order, 1))
     session = transport.open(order.run_id, order.step)
+    ends: list[Ended] = []
 
-    def update() -> Any:
-        before_upload()
+    def update(step: int) -> Any:
+        before_upload(step, session)
         secagg = order.secagg
         return encode(
-            values_of(site, order), secagg.scale, secagg.value_bound, OsRandomSource(), summands=len(secagg.cohort)
+            values_of(site, order) / step,
+            secagg.scale,
+            secagg.value_bound,
+            OsRandomSource(),
+            summands=len(secagg.cohort),
         )
 
+    def ended(end: Ended) -> None:
+        ends.append(end)
+        on_ended(end)
+
     try:
-        return take_part(session, machine, update, timeout_s=20.0)
+        take_part(session, machine, update, journal=ListJournal(), timeout_s=20.0, on_ended=ended)
     finally:
         session.close()
+    return ends
+
+
+def power_cut(step: int, session: Session) -> None:
+    raise ConnectionError("power cut")
 
 
 def test_the_sum_is_exact_and_every_site_learns_the_survivors(
@@ -95,7 +125,7 @@ def test_the_sum_is_exact_and_every_site_learns_the_survivors(
     with ThreadPoolExecutor(4) as pool:
         sites = {site: pool.submit(join, transports[site], site, order, partners) for site in SITES}
         result = step.wait(30.0)
-        assert {site: future.result() for site, future in sites.items()} == dict.fromkeys(SITES, SITES)
+        assert {site: future.result()[0].survivors for site, future in sites.items()} == dict.fromkeys(SITES, SITES)
     expected = sum(values_of(site, order) for site in SITES)
     found = decode(result.total, order.secagg.scale, 4)
     assert result.survivors == SITES
@@ -109,9 +139,6 @@ def test_a_site_that_breaks_off_before_its_upload_is_left_out(
 ) -> None:
     order = make_order()
     step = open_step(registry, order)
-
-    def power_cut() -> None:
-        raise ConnectionError("power cut")
 
     with ThreadPoolExecutor(4) as pool:
         for site in ("alpha", "beta", "gamma"):
@@ -130,9 +157,6 @@ def test_too_few_survivors_burn_the_step_and_every_site_is_told_who_was_missing(
     order = make_order()
     step = open_step(registry, order)
 
-    def power_cut() -> None:
-        raise ConnectionError("power cut")
-
     with ThreadPoolExecutor(4) as pool:
         loyal = [pool.submit(join, transports[site], site, order, partners) for site in ("alpha", "beta")]
         for site in ("delta", "gamma"):
@@ -141,6 +165,184 @@ def test_too_few_survivors_burn_the_step_and_every_site_is_told_who_was_missing(
             step.wait(30.0)
         for future in loyal:
             assert isinstance(future.exception(), StepBurnt)
+
+
+def many_steps(make_order: Callable[..., Order], steps: int, **changes: Any) -> Order:
+    secagg = make_order().secagg.model_dump(mode="json") | {"steps": steps}
+    return make_order(secagg=secagg, **changes)
+
+
+def assert_sum(order: Order, result: Any, step: int, survivors: tuple[str, ...]) -> None:
+    assert result.survivors == survivors
+    expected = sum(values_of(site, order) / step for site in survivors)
+    assert np.abs(decode(result.total, order.secagg.scale, 4) - expected).max() < 4 / order.secagg.scale
+
+
+def test_many_steps_on_one_session(
+    transports: Transports, registry: StepRegistry, make_order: Callable[..., Order], partners: Any
+) -> None:
+    order = many_steps(make_order, 4, step=3)
+    epoch = open_step(registry, order)
+    with ThreadPoolExecutor(4) as pool:
+        sites = [pool.submit(join, transports[site], site, order, partners) for site in SITES]
+        for step in (3, 4, 5, 6):
+            assert_sum(order, epoch.wait(30.0, step=step), step, SITES)
+        for future in sites:
+            ends = future.result()
+            assert [end.step for end in ends] == [3, 4, 5, 6]
+            # every site was told the sum that the next step builds on, and not the last one
+            for end in ends[:-1]:
+                assert np.array_equal(end.total, epoch.wait(step=end.step).total)
+            assert ends[-1].total is None
+    assert registry.step(order.run_id, 6) is epoch
+    assert epoch.done()
+
+
+@pytest.mark.parametrize("moment", ["keys", "established", "announce", "upload", "lock request", "reveal request"])
+def test_a_site_whose_connection_breaks_comes_back_within_the_step(
+    transports: Transports,
+    registry: StepRegistry,
+    make_order: Callable[..., Order],
+    partners: Any,
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The frame that arrives, and the one that answers it, may be lost with the connection; neither is in the end."""
+    order = many_steps(make_order, 2)
+    epoch = open_step(registry, order)
+    sessions: list[Session] = []
+    breaks: list[str] = []
+    receive = SiteMachine.receive
+
+    def breaking(machine: SiteMachine, frame: bytes) -> Any:
+        effects = receive(machine, frame)
+        kind = {16: "keys", 20: "established", 21: "announce", 18: "lock request", 19: "reveal request"}.get(frame[1])
+        if machine.name == "beta" and sessions and kind == moment:
+            breaks.append(moment)
+            sessions[0].interrupt()
+        return effects
+
+    def in_training(step: int, session: Session) -> None:
+        if moment == "upload":
+            breaks.append(moment)
+            session.interrupt()
+
+    monkeypatch.setattr(SiteMachine, "receive", breaking)
+    transport = transports["beta"]
+
+    class Remembering:
+        def open(self, run_id: str, step: int) -> Session:
+            sessions.append(transport.open(run_id, step))
+            return sessions[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        sites = [pool.submit(join, transports[site], site, order, partners) for site in SITES if site != "beta"]
+        sites.append(pool.submit(join, Remembering(), "beta", order, partners, in_training))
+        for step in (1, 2):
+            assert_sum(order, epoch.wait(30.0, step=step), step, SITES)
+        for future in sites:
+            assert len(future.result()) == 2
+    assert breaks
+
+
+def test_a_site_that_stays_away_is_lost_and_the_step_goes_on(
+    transports: Transports, registry: StepRegistry, make_order: Callable[..., Order], partners: Any
+) -> None:
+    order, events = make_order(), []
+    epoch = open_step(registry, order, events)
+    epoch._reconnect_s = 0.05
+    with ThreadPoolExecutor(4) as pool:
+        for site in ("alpha", "beta", "gamma"):
+            pool.submit(join, transports[site], site, order, partners)
+        seat = epoch._seats["delta"]
+        session = transports["delta"].open(order.run_id, order.step)
+        machine = SiteMachine("delta", partners.identities["delta"], partners.roster, descriptor_for(order, 1))
+        for effect in machine.start():
+            session.send(effect.frame)
+        machine.receive(session.receive(20.0))
+        epoch.disconnected("delta", seat._stream)
+        assert epoch.wait(30.0).survivors == ("alpha", "beta", "gamma")
+    phases = [event["phase"] for event in events if event.get("site") == "delta"]
+    assert phases.index("away") < phases.index("lost")
+
+
+def test_a_restarted_coordinator_knows_no_session_and_a_site_takes_no_step_twice(
+    registry: StepRegistry, make_order: Callable[..., Order], partners: Any
+) -> None:
+    order = make_order()
+    journal = ListJournal()
+
+    def machine(last_step: int = 0) -> SiteMachine:
+        return SiteMachine(
+            "alpha", partners.identities["alpha"], partners.roster, descriptor_for(order, 1), last_step=last_step
+        )
+
+    registry.open(order, join_deadline_s=20.0, on_event=lambda kind, fields: None)
+    session = MemoryAggregation(registry, "alpha").open(order.run_id, order.step)
+    with ThreadPoolExecutor(4) as pool:
+        for site in ("beta", "delta", "gamma"):
+            pool.submit(join, MemoryAggregation(registry, site), site, order, partners)
+        update = np.zeros(order.adapter_length, dtype=np.uint32)
+        take_part(session, machine(), lambda step: update, journal=journal, timeout_s=20.0)
+    restarted = StepRegistry(partners.roster, collusion_bound=1)
+    with pytest.raises(TransportError, match="not open here"):
+        MemoryAggregation(restarted, "alpha").open(order.run_id, order.step)
+    restarted.open(order, join_deadline_s=20.0, on_event=lambda kind, fields: None)
+    with pytest.raises(RepeatedStep, match="step 1"):
+        machine(last_steps(journal.records)[order.run_id])
+    restarted.abort_all("the test is over")
+
+
+def test_a_late_site_takes_part_in_the_next_step(
+    transports: Transports, registry: StepRegistry, make_order: Callable[..., Order], partners: Any
+) -> None:
+    order = many_steps(make_order, 2)
+    uploaded = threading.Semaphore(0)
+
+    def on_event(kind: str, fields: dict[str, object]) -> None:
+        if fields.get("phase") == "uploaded":
+            uploaded.release()
+
+    epoch = registry.open(order, join_deadline_s=20.0, on_event=on_event)
+
+    def dawdle(step: int, session: Session) -> None:
+        if step == 1:
+            assert all(uploaded.acquire(timeout=20.0) for _ in range(3))
+            epoch._passed(CoordinatorPhase.UPLOAD)
+            epoch.wait(20.0, step=1)
+
+    with ThreadPoolExecutor(4) as pool:
+        sites = [pool.submit(join, transports[site], site, order, partners) for site in ("alpha", "beta", "gamma")]
+        late = pool.submit(join, transports["delta"], "delta", order, partners, dawdle)
+        assert_sum(order, epoch.wait(30.0, step=1), 1, ("alpha", "beta", "gamma"))
+        assert_sum(order, epoch.wait(30.0, step=2), 2, SITES)
+        assert [len(future.result()) for future in (*sites, late)] == [2, 2, 2, 2]
+        assert "delta" not in late.result()[0].survivors
+        assert "delta" in late.result()[1].survivors
+
+
+def test_a_site_that_reads_nothing_holds_no_more_than_its_own_buffer(
+    registry: StepRegistry, make_order: Callable[..., Order]
+) -> None:
+    seat = Seat(vector_bytes=1000)
+    stream = seat.connect(0)
+    limit = 2 * 1000 + (16 << 20)
+    piece = bytes(1 << 20)
+    for _ in range(16):
+        seat.put(Protocol(piece))
+    assert not seat.is_full
+    seat.put(Protocol(piece))
+    assert seat.is_full
+    assert seat._outbox.size_bytes <= limit
+    last = None
+    while not stream.empty():
+        last = stream.get()
+    assert last is None, "its connection is ended"
+    epoch = open_step(registry, make_order())
+    epoch._seats["alpha"] = seat
+    with pytest.raises(ProtocolViolation, match="come back"):
+        epoch.join("alpha", resume=True)
+    registry.abort_all("the test is over")
 
 
 def test_a_step_that_is_not_open_cannot_be_joined(transports: Transports, make_order: Callable[..., Order]) -> None:
