@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from client.flower import free_port
 from client.service import create_ledger
 from models.base import base_model_digest, resolve_model_folder
 from privacy.agreement import AgreementBundle, draft, party_from, save_bundle, sign
+from privacy.order import WeightSpec
 from privacy.policy import SitePolicy, save_policy
 from privacy.terms import format_instant
 from server.config import CoordinatorHome, CoordinatorSettings
@@ -58,6 +59,9 @@ class ConsortiumPlan:
         test_data: the coordinator's public test set.
         testing: the agreement allows reproducible noise. No privacy.
         noise_seed: of a reproducible run; only with ``testing``.
+        ring_bits: of the masked sums.
+        weights: cap and bin of weighted sums; None when all sites count the same.
+        site_weights: what each site declares, for weighted sums.
     """
 
     consortium: str
@@ -75,6 +79,9 @@ class ConsortiumPlan:
     delta: float
     testing: bool = False
     noise_seed: int | None = None
+    ring_bits: int = 32
+    weights: WeightSpec | None = None
+    site_weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,8 +190,8 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
         "secure_aggregation": {
             "min_cohort": min(3, len(plan.sites)),
             "collusion_bound": 1,
-            "ring_bits": 32,
-            "weights": None,
+            "ring_bits": plan.ring_bits,
+            "weights": None if plan.weights is None else plan.weights.model_dump(),
         },
         "deidentification": {"profile": "standard-v1"},
         "residency": ["EU"],
@@ -215,7 +222,13 @@ def _make_site(made: LocalConsortium, site: str, data: Path, bundle: AgreementBu
         coordinator="localhost:9400", base_model=plan.base_model, data=DataSettings(path=data.resolve())
     )
     place = SiteHome.create(folder, settings)
-    policy = SitePolicy.draft(bundle.agreement, site, accept_runs=True, allow_testing=plan.testing)
+    policy = SitePolicy.draft(
+        bundle.agreement,
+        site,
+        accept_runs=True,
+        allow_testing=plan.testing,
+        weight=plan.site_weights.get(site),
+    )
     save_policy(policy, place.policy)
     create_ledger(place)
 
@@ -239,9 +252,14 @@ def _run_file(plan: ConsortiumPlan) -> dict[str, object]:
         "evaluation": {"data": str(plan.test_data.resolve())},
         "simulation": {
             "agreement": "agreement.yaml",
-            "sites": [{"name": site, "data": str(data.resolve())} for site, data in plan.sites.items()],
+            "sites": [_simulated_site(plan, site) for site in plan.sites],
         },
     }
     if plan.noise_seed is not None:
         run["testing"] = {"noise_seed": plan.noise_seed}
     return run
+
+
+def _simulated_site(plan: ConsortiumPlan, site: str) -> dict[str, object]:
+    found: dict[str, object] = {"name": site, "data": str(plan.sites[site].resolve())}
+    return found | ({"weight": plan.site_weights[site]} if site in plan.site_weights else {})

@@ -53,7 +53,7 @@ TERMS: dict[str, Any] = {
         "max_sample_rate": 0.1,
         "public_dataset_size": 1000,
     },
-    "secure_aggregation": {"min_cohort": 4, "collusion_bound": 2, "ring_bits": 32},
+    "secure_aggregation": {"min_cohort": 4, "collusion_bound": 2, "ring_bits": 32, "weights": None},
     "deidentification": {"profile": "standard-v1"},
     "residency": ["EU"],
     "retention_days": 90,
@@ -76,6 +76,7 @@ POLICY: dict[str, Any] = {
     "require_deidentification": True,
     "allow_testing": False,
     "min_cohort": 5,
+    "weight": None,
 }
 
 AGREEMENT = Agreement.model_validate(TERMS)
@@ -114,6 +115,8 @@ ORDER: dict[str, Any] = {
         "cohort": list(PARTNERS[:6]),
         "threshold": 5,
         "min_cohort": 5,
+        "steps": 1,
+        "weights": None,
         "ring_bits": 32,
         "scale": 65536.0,
         "value_bound": 16.0,
@@ -238,6 +241,13 @@ BROKEN_ORDERS: list[tuple[dict[str, Any], RefusalReason, str, str]] = [
     ({"secagg.min_cohort": 3}, RefusalReason.COHORT, "agreed: at least 4", "_cohort_is_large_enough"),
     ({"secagg.min_cohort": 4}, RefusalReason.POLICY, "at least 5", "_cohort_is_large_enough"),
     ({"secagg.min_cohort": 7}, RefusalReason.COHORT, "fewer than its own", "_cohort_is_large_enough"),
+    ({"secagg.steps": 2}, RefusalReason.ORDER_MALFORMED, "2 secure steps", "_steps_are_those_of_the_mode"),
+    (
+        {"secagg.weights": {"cap": 10, "bin": 5}},
+        RefusalReason.PRIVACY_PARAMETERS,
+        "weights up to 10 in steps of 5 were ordered, agreed: none",
+        "_weights_are_agreed",
+    ),
     ({"secagg.threshold": 4}, RefusalReason.THRESHOLD, "2t - n > c", "_threshold_protects"),
     ({"secagg.threshold": 7}, RefusalReason.THRESHOLD, "cannot be reached", "_threshold_protects"),
     ({"secagg.scale": 22369622.0}, RefusalReason.ORDER_MALFORMED, "32-bit ring", "_ring_does_not_wrap"),
@@ -383,6 +393,19 @@ def test_another_ring_is_refused() -> None:
     assert "ring_bits 64" in refused.message
 
 
+def test_weighted_sums_need_the_agreed_weights_and_a_declared_one() -> None:
+    agreed = {"cap": 100, "bin": 10}
+    terms = {"secure_aggregation.weights": agreed}
+    digest = Agreement.model_validate(changed(TERMS, terms)).digest()
+    weighted = order(secagg__weights=agreed, agreement_digest=digest)
+    refused = refusal(gate(terms=terms), weighted)
+    assert refused.reason is RefusalReason.POLICY
+    assert "declares no weight" in refused.message
+    gate(terms=terms, policy={"weight": 37}).check(weighted, now=NOW)
+    unweighted = order(agreement_digest=digest)
+    assert "none were ordered" in refusal(gate(terms=terms, policy={"weight": 37}), unweighted).message
+
+
 @pytest.mark.parametrize(
     ("testing", "allow_testing", "accepted"),
     [(False, False, False), (True, False, False), (False, True, False), (True, True, True)],
@@ -469,6 +492,8 @@ _WORSE: dict[str, st.SearchStrategy[Any]] = {
     ).map(sorted),
     "secagg.threshold": st.integers(2, 200).filter(lambda threshold: threshold not in (5, 6)),
     "secagg.min_cohort": st.integers(2, 200).filter(lambda cohort: cohort not in (5, 6)),
+    "secagg.steps": st.integers(2, 1000),
+    "secagg.weights": st.integers(1, 1000).map(lambda cap: {"cap": cap, "bin": cap}),
     "secagg.scale": st.floats(2**31 / 96, 1e300, exclude_min=True),
     "secagg.value_bound": st.floats(2**31 / 6 / 65536, 1e300, exclude_min=True),
     "test_noise_seed": st.integers(),

@@ -82,7 +82,7 @@ class Consortium:
                 "max_sample_rate": 0.1,
                 "public_dataset_size": 1200,
             },
-            "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32},
+            "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32, "weights": None},
             "deidentification": {"profile": "standard-v1"},
             "residency": ["EU"],
             "retention_days": 90,
@@ -258,6 +258,8 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> None:
 
 def changed(value: Any) -> Any:
     """Another value of the same kind."""
+    if value is None:
+        return {"cap": 2, "bin": 1}
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -590,7 +592,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         (("secure_aggregation", "min_cohort"), 4, "min_cohort .4. must not exceed the 3 partners"),
         (("secure_aggregation", "collusion_bound"), 0, "collusion_bound"),
         (("secure_aggregation", "collusion_bound"), 2, "needs at least 4 partners"),
-        (("secure_aggregation", "ring_bits"), 64, "ring_bits"),
+        (("secure_aggregation", "ring_bits"), 8, "ring_bits"),
+        (("secure_aggregation", "weights"), {"cap": 10, "bin": 3}, "multiple of bin"),
         (("deidentification", "profile"), "standard-v2", "profile"),
         (("residency",), [], "residency"),
         (("retention_days",), -1, "retention_days"),

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from privacy.events import SubsampledGaussian
-from privacy.order import Order, Receipt
+from privacy.order import Order, WeightSpec, Receipt
 from tacit.canonical import canonical_json
 
 ORDER: dict[str, Any] = {
@@ -48,8 +48,10 @@ ORDER: dict[str, Any] = {
     "secagg": {
         "cohort": ["alpha", "beta", "gamma"],
         "threshold": 3,
+        "steps": 2,
         "min_cohort": 3,
         "ring_bits": 32,
+        "weights": {"cap": 10, "bin": 10},
         "scale": 65536.5,
         "value_bound": 4.5,
     },
@@ -110,15 +112,18 @@ def other(value: Any) -> Any:
 def test_every_field_decides_the_digest() -> None:
     digests = {Order.model_validate(ORDER).digest()}
     fixed = {("tacit_order",), ("mode",), ("unit",), ("adjacency",), ("secagg", "ring_bits")}
+    # cap and bin each alone would be no whole number of bins
+    fixed |= {("secagg", "weights", "cap"), ("secagg", "weights", "bin")}
     paths = [path for path in leaves(ORDER) if path not in fixed]
-    assert len(paths) == 31
+    assert len(paths) == 32
     for path in paths:
         digests.add(Order.model_validate(put(path, other(get(path)))).digest())
     assert len(digests) == len(paths) + 1
 
 
 def test_every_field_but_the_defaults_must_be_said() -> None:
-    optional = {("tacit_order",), ("test_noise_seed",), ("training", "momentum"), ("secagg", "ring_bits")}
+    optional = {("tacit_order",), ("test_noise_seed",), ("training", "momentum")}
+    optional |= {("secagg", "steps"), ("secagg", "ring_bits")}
     for path in leaves(ORDER):
         data = copy.deepcopy(ORDER)
         target: Any = data
@@ -182,7 +187,11 @@ def test_an_unknown_field_is_refused(path: tuple[Any, ...]) -> None:
         (("secagg", "cohort"), ["alpha", "Beta"]),
         (("secagg", "threshold"), 1),
         (("secagg", "min_cohort"), 1),
-        (("secagg", "ring_bits"), 64),
+        (("secagg", "ring_bits"), 8),
+        (("secagg", "steps"), 0),
+        (("secagg", "weights"), {"cap": 10, "bin": 3}),
+        (("secagg", "weights"), {"cap": 0, "bin": 1}),
+        (("secagg", "weights"), {"cap": 10}),
         (("secagg", "scale"), 0.0),
         (("secagg", "value_bound"), math.inf),
         (("deadline_s",), 0.0),
@@ -255,3 +264,14 @@ def test_a_receipt_survives_the_wire() -> None:
 def test_a_receipt_has_no_room_for_what_depends_on_data(field: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         Receipt.model_validate(RECEIPT | {field: value})
+
+
+@pytest.mark.parametrize(("declared", "counted"), [(1, 10), (9, 10), (10, 10), (29, 20), (100, 100), (5000, 100)])
+def test_a_declared_weight_is_capped_and_binned(declared: int, counted: int) -> None:
+    assert WeightSpec(cap=100, bin=10).binned(declared) == counted
+
+
+def test_weights_add_a_coordinate() -> None:
+    order = Order.model_validate(ORDER)
+    assert order.vector_length == order.adapter_length + 1
+    assert Order.model_validate(put(("secagg", "weights"), None)).vector_length == order.adapter_length

@@ -31,6 +31,7 @@ POLICY: dict[str, Any] = {
     "require_deidentification": True,
     "allow_testing": False,
     "min_cohort": 3,
+    "weight": None,
 }
 
 
@@ -64,7 +65,7 @@ def agreement(**changes: Any) -> Agreement:
             "max_sample_rate": 0.1,
             "public_dataset_size": 1000,
         },
-        "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32},
+        "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32, "weights": None},
         "deidentification": {"profile": "standard-v1"},
         "residency": ["EU"],
         "retention_days": 90,

@@ -96,3 +96,13 @@ def test_a_site_whose_connection_breaks_is_told_to_the_tunnel(port: int, partner
     channel.close()
     assert tunnel.lost_sites.get(timeout=10.0) == "alpha"
     assert call.code() is grpc.StatusCode.CANCELLED
+
+
+def test_a_site_that_calls_too_often_is_held_off_and_others_are_not(port: int, partners: Any) -> None:
+    with grpc.secure_channel(f"localhost:{port}", channel_credentials(partners.folder / "alpha")) as channel:
+        stub = rpc.GatewayStub(channel)
+        calls = (stub.Fleet(pb.FleetCall(path="/v1/control/start-run"), timeout=5.0) for _ in range(3000))
+        with pytest.raises(grpc.RpcError) as error:
+            list(calls)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert statuses(port, channel_credentials(partners.folder / "beta"), "/v1/control/start-run") == [404]

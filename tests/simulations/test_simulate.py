@@ -14,6 +14,7 @@ import pytest
 from privacy.accounting import epsilon
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from privacy.ledger import Ledger
+from privacy.order import WeightSpec
 from server.checkpoint import latest_checkpoint
 from server.run_spec import load_run_spec
 from simulations.local_consortium import ConsortiumPlan, make_consortium
@@ -52,6 +53,44 @@ def test_a_run_trains_releases_and_accounts(tmp_path: Path, small_plan: Plan) ->
     assert kinds.count("reserve") == 2
     assert kinds.count("commit") == 2
     assert kinds.index("reserve") < kinds.index("commit")
+
+
+@pytest.mark.parametrize("ring_bits", [16, 64])
+def test_a_run_in_another_ring(tmp_path: Path, small_plan: Plan, ring_bits: int) -> None:
+    plan = replace(small_plan(rounds=1, value_bound=0.5), ring_bits=ring_bits)
+    run_folder, events = simulated(tmp_path, plan)
+    assert events[-1]["status"] == "completed", events[-1]
+    length = latest_checkpoint(run_folder / "checkpoints").vector.size  # type: ignore[union-attr]
+    sent = {event["receipt"]["bytes_sent"] for event in events if event["event"] == "site-receipt"}
+    assert all(ring_bits / 8 * length < each < ring_bits / 8 * length + 20_000 for each in sent)
+
+
+def test_weighted_sites_count_as_their_stewards_declare(tmp_path: Path, small_plan: Plan) -> None:
+    """With one site a hundred times the others, the mean is nearly that site's update alone."""
+    spec = WeightSpec(cap=100, bin=1)
+
+    def update(name: str, weights: WeightSpec | None, declared: dict[str, int]) -> Any:
+        plan = replace(small_plan(rounds=1, noise_seed=3), weights=weights, site_weights=declared)
+        run_folder, events = simulated(tmp_path / name, plan)
+        assert events[-1]["status"] == "completed", events[-1]
+        before, after = (np.load(run_folder / "checkpoints" / f"round-0000{n}.npy") for n in (0, 1))
+        return after - before
+
+    plain = update("plain", None, {})
+    same = update("same", spec, dict.fromkeys(("alpha", "beta", "gamma"), 100))
+    heavy = [
+        update(site, spec, {"alpha": 1, "beta": 1, "gamma": 1} | {site: 100}) for site in ("alpha", "beta", "gamma")
+    ]
+    assert np.abs(plain - same).max() < 1e-5
+    # three weighted means of the same updates, each with weights 100, 1, 1 in turn, add up to the sum of the updates
+    assert np.abs(sum(heavy) - 3 * plain).max() < 1e-4
+    assert np.linalg.norm(heavy[0] - heavy[1]) > np.linalg.norm(plain)
+
+
+def test_a_site_that_declares_no_weight_refuses_weighted_sums(tmp_path: Path, small_plan: Plan) -> None:
+    plan = replace(small_plan(rounds=1), weights=WeightSpec(cap=10, bin=1), site_weights={"alpha": 1, "beta": 2})
+    with pytest.raises(StepBurnt):
+        simulated(tmp_path, plan)
 
 
 def test_a_test_seed_gives_the_same_bits_again_and_no_seed_does_not(tmp_path: Path, small_plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_the_server_learning_rate_scales_the_mean() -> None:
     arrays, _ = strategy.aggregate_train(1, [])
     assert arrays is not None
     assert np.allclose(vector_from(arrays), START + 0.5, atol=1e-4)
+
+
+def test_a_run_of_many_steps_a_round_numbers_them_all() -> None:
+    many = replace(plan(), secagg=plan().secagg.model_copy(update={"steps": 5}))
+    book = OrderBook(many)
+    orders = [book.next(round_number, START) for round_number in (1, 2)]
+    assert [(order.step, order.epoch) for order in orders] == [(1, 1), (6, 6)]
+    assert book.last_step == 10
 
 
 def test_every_site_gets_the_same_order_and_the_adapter_it_names() -> None:

@@ -152,7 +152,7 @@ def test_new_writes_what_was_asked_and_sane_limits_for_the_rest(tacit: Tacit) ->
             "max_sample_rate": 0.2,
             "public_dataset_size": 1200,
         },
-        "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32},
+        "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32, "weights": None},
         "deidentification": {"profile": "standard-v1"},
         "residency": ["EU"],
         "retention_days": 90,
@@ -213,7 +213,7 @@ def test_every_term_can_be_given(tacit: Tacit) -> None:
         "max_sample_rate": 0.05,
         "public_dataset_size": 1200,
     }
-    assert terms["secure_aggregation"] == {"min_cohort": 2, "collusion_bound": 2, "ring_bits": 32}
+    assert terms["secure_aggregation"] == {"min_cohort": 2, "collusion_bound": 2, "ring_bits": 32, "weights": None}
     assert terms["deidentification"] == {"profile": "none"}
     assert terms["residency"] == ["DE", "FR"]
     assert terms["retention_days"] == 10

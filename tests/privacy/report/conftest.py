@@ -60,7 +60,7 @@ def agreement_terms(**changes: Any) -> dict[str, Any]:
             "max_sample_rate": 0.5,
             "public_dataset_size": 1400,
         },
-        "secure_aggregation": {"min_cohort": 2, "collusion_bound": 1, "ring_bits": 32},
+        "secure_aggregation": {"min_cohort": 2, "collusion_bound": 1, "ring_bits": 32, "weights": None},
         "deidentification": {"profile": "standard-v1"},
         "residency": ["EU"],
         "retention_days": 90,
