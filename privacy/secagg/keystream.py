@@ -26,6 +26,38 @@ _FIRST_COUNTER = (2).to_bytes(4, "big")
 _ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
+class Masks:
+    """``sum(PRG(s) for s in plus) - sum(PRG(s) for s in minus)``, added to a vector piece by piece.
+
+    Args:
+        ring: of the vector.
+        plus: 32-byte seeds.
+        minus: 32-byte seeds.
+    """
+
+    def __init__(self, ring: Ring, *, plus: Iterable[bytes] = (), minus: Iterable[bytes] = ()) -> None:
+        self._adding = [_encryptor(seed) for seed in plus]
+        self._subtracting = [_encryptor(seed) for seed in minus]
+        # update_into asks for one cipher block of room beyond what it writes.
+        self._buffer = bytearray(BLOCK_BYTES + 16)
+        self._block_values = BLOCK_BYTES // ring.size_bytes
+        self._stream = np.frombuffer(self._buffer, dtype=ring.dtype, count=self._block_values)
+        self._item_bytes = ring.size_bytes
+
+    def add_to(self, piece: RingVector) -> None:
+        """Add the masks' next values to ``piece``, [k], in place. All pieces but the last are multiples of 16 bytes."""
+        for start in range(0, piece.shape[0], self._block_values):
+            block = piece[start : start + self._block_values]
+            size = block.shape[0]
+            zeros = _ZEROS[: self._item_bytes * size]
+            for encryptor in self._adding:
+                encryptor.update_into(zeros, self._buffer)
+                block += self._stream[:size]
+            for encryptor in self._subtracting:
+                encryptor.update_into(zeros, self._buffer)
+                block -= self._stream[:size]
+
+
 def add_masks(vector: RingVector, *, plus: Iterable[bytes] = (), minus: Iterable[bytes] = ()) -> None:
     """Add ``sum(PRG(s) for s in plus) - sum(PRG(s) for s in minus)`` to ``vector`` mod 2^bits, in place.
 
@@ -34,23 +66,7 @@ def add_masks(vector: RingVector, *, plus: Iterable[bytes] = (), minus: Iterable
         plus: 32-byte seeds.
         minus: 32-byte seeds.
     """
-    adding = [_encryptor(seed) for seed in plus]
-    subtracting = [_encryptor(seed) for seed in minus]
-    # update_into asks for one cipher block of room beyond what it writes.
-    buffer = bytearray(BLOCK_BYTES + 16)
-    item_bytes = vector.dtype.itemsize
-    block_values = BLOCK_BYTES // item_bytes
-    stream = np.frombuffer(buffer, dtype=vector.dtype, count=block_values)
-    for start in range(0, vector.shape[0], block_values):
-        block = vector[start : start + block_values]
-        size = block.shape[0]
-        zeros = _ZEROS[: item_bytes * size]
-        for encryptor in adding:
-            encryptor.update_into(zeros, buffer)
-            block += stream[:size]
-        for encryptor in subtracting:
-            encryptor.update_into(zeros, buffer)
-            block -= stream[:size]
+    Masks(Ring(8 * vector.dtype.itemsize), plus=plus, minus=minus).add_to(vector)
 
 
 def keystream(seed: bytes, length: int, bits: int = 32) -> RingVector:

@@ -53,9 +53,10 @@ class Ring:
         """View ring elements, shape [d], as two's complement of the same size."""
         return vector.view(_SIGNED[self.bits])
 
-    def of(self, signed: npt.NDArray[np.int64]) -> RingVector:
-        """Return integers in two's complement, int64 [d], as ring elements [d]."""
-        return signed.astype(self.dtype)
+    def of(self, values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> RingVector:
+        """Return integers (int64, or float64 that hold integers) within the ring's half, [d], as ring elements [d]."""
+        # through the signed type of the same size: from float64 straight to an unsigned one is undefined below zero
+        return values.astype(_SIGNED[self.bits]).view(self.dtype)
 
     def check(self, vector: RingVector, length: int | None = None) -> None:
         """Accept a vector of this ring (and of ``length`` elements).

@@ -180,7 +180,10 @@ def check_encapsulation(descriptor: StepDescriptor, roster: Roster, sender: str,
         BadSignature: the roster's identity did not sign it, or it names another sender.
         DescriptorMismatch: it was made for another epoch. Every error names the sender.
     """
-    found = decode(frame)
+    try:
+        found = decode(frame)
+    except MalformedMessage as error:
+        raise MalformedMessage(f"{sender}: {error.message}", peer=sender) from error
     if not isinstance(found, Encapsulation):
         raise MalformedMessage(f"{sender} sent something that is not an encapsulation", peer=sender)
     if found.sender != sender:

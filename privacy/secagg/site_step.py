@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.keys import LOCK_CONTEXT, UPLOAD_CONTEXT, Roster, Signer, StepKey, commit_self, verify
-from privacy.secagg.keystream import SEED_BYTES, add_masks
+from privacy.secagg.keystream import SEED_BYTES, Masks
 from privacy.secagg.messages import (
+    CHUNK_BYTES,
     Chunk,
     Lock,
     LockRequest,
@@ -24,7 +23,6 @@ from privacy.secagg.messages import (
     RevealRequest,
     Shares,
     SharesRequest,
-    chunks_of,
     lock_digest,
     vector_hasher,
 )
@@ -119,18 +117,25 @@ class SiteStep:
         """R1: mask a vector of the ring, [d], and leave the peers what opens the masks when this site is gone."""
         session, secrets = self.session, self._kept()
         # Every site adds a pair's mask or subtracts it by the order of names, so the pair cancels in the sum.
-        masked = np.array(encoded, dtype=self._descriptor.ring.dtype, order="C", copy=True)
-        add_masks(
-            masked,
+        ring = self._descriptor.ring
+        masks = Masks(
+            ring,
             plus=[
                 secrets.self_seed,
                 *(seed for peer, seed in secrets.pair_seeds.items() if self.name < peer),
             ],
             minus=[seed for peer, seed in secrets.pair_seeds.items() if peer < self.name],
         )
-        vector = masked.data.cast("B")
         hasher = vector_hasher(session.ctx)
-        hasher.update(vector)
+        chunks = []
+        # one chunk at a time is masked, hashed and framed while it is in the processor's cache
+        step = CHUNK_BYTES // ring.size_bytes
+        for index, start in enumerate(range(0, self._descriptor.length, step)):
+            piece = encoded[start : start + step].astype(ring.dtype)
+            masks.add_to(piece)
+            data = piece.data.cast("B")
+            hasher.update(data)
+            chunks.append(Chunk(session.ctx, index, data).encode())
         offer = Offer(
             ctx=session.ctx,
             session=session.hash,
@@ -144,7 +149,7 @@ class SiteStep:
         signed = offer.signed_part()
         signature = self._signer.sign(UPLOAD_CONTEXT, signed)
         self.upload_hash = offer.upload_hash()
-        return Upload(signed + signature, chunks_of(Chunk, session.ctx, vector), self.upload_hash)
+        return Upload(signed + signature, chunks, self.upload_hash)
 
     def lock(self, message: LockRequest) -> bytes:
         """R2: sign one survivor set, with my own upload in it, large enough to hide me; return the frame.

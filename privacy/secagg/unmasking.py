@@ -34,8 +34,10 @@ class LockedSum:
         return tuple(name for name in self.session.participants if name not in self.survivors)
 
     def parcel(self, dealer: str, peer: str) -> OfferedParcel:
-        """Return what ``dealer``'s offer says about ``peer``."""
-        return self.offers[dealer].parcels[self.session.peers_of(dealer).index(peer)]
+        """Return what ``dealer``'s offer says about ``peer``: an offer's parcels are in the order of participants."""
+        places = self.session.places
+        at = places[peer]
+        return self.offers[dealer].parcels[at - (at > places[dealer])]
 
     def check_seed(self, owner: str, dropped_peer: str | None, seed: bytes, blame: str) -> None:
         """Check b (``None``) or k with a dropped peer against what ``owner`` committed to.
