@@ -6,13 +6,16 @@ STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint format proto clean bench-demo
+.PHONY: demo test lint format proto clean bench-demo model-check
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
 
 test: $(STAMP) ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+model-check: $(STAMP) ## explore all a coordinator can do to the secure aggregation's sites (minutes)
+	$(BIN)/python -m tests.privacy.secagg.model_check
 
 lint: $(STAMP) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
