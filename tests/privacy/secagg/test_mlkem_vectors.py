@@ -72,14 +72,14 @@ def test_encapsulation_keys_are_checked_as_nist_says(case: dict[str, Any]) -> No
         secret, ciphertext = MLKEM768PublicKey.from_public_bytes(bytes.fromhex(case["ek"])).encapsulate()
         assert (len(secret), len(ciphertext)) == (SECRET_BYTES, CIPHERTEXT_BYTES)
     else:
-        with pytest.raises(ValueError, match="public key|1184"):
+        with pytest.raises(ValueError, match="1184 bytes"):
             MLKEM768PublicKey.from_public_bytes(bytes.fromhex(case["ek"]))
 
 
 @pytest.mark.parametrize("case", WYCHEPROOF["malformed_encapsulation_keys"], ids=by_number)
 def test_a_malformed_encapsulation_key_is_refused(case: dict[str, Any]) -> None:
-    """A key of the right length with a coefficient above q would tell a malicious receiver about the sender."""
-    with pytest.raises(ValueError, match="public key|1184"):
+    """Also of the right length, with a coefficient that is not reduced (FIPS 203, section 7.2, modulus check)."""
+    with pytest.raises(ValueError, match="1184 bytes"):
         MLKEM768PublicKey.from_public_bytes(bytes.fromhex(case["ek"]))
 
 
@@ -91,20 +91,20 @@ def test_some_malformed_keys_have_the_right_length() -> None:
 
 @pytest.mark.parametrize("case", WYCHEPROOF["malformed_ciphertexts"], ids=by_number)
 def test_a_ciphertext_of_another_length_is_refused(case: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="1088|iphertext|ecaps"):
+    with pytest.raises(ValueError, match="Invalid ML-KEM-768 ciphertext"):
         private(case["seed"]).decapsulate(bytes.fromhex(case["c"]))
 
 
 @pytest.mark.parametrize("case", WYCHEPROOF["malformed_seeds"], ids=by_number)
 def test_a_seed_of_another_length_is_refused(case: dict[str, Any]) -> None:
     assert len(case["seed"]) // 2 != SEED_BYTES
-    with pytest.raises(ValueError, match="64|seed|private key"):
+    with pytest.raises(ValueError, match="64 bytes"):
         private(case["seed"])
 
 
 @pytest.mark.parametrize("size", [0, 1, KEY_BYTES - 1, KEY_BYTES + 1, 800, 1568])
 def test_keys_of_the_other_parameter_sets_are_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="public key|1184"):
+    with pytest.raises(ValueError, match="1184 bytes"):
         MLKEM768PublicKey.from_public_bytes(bytes(size))
 
 

@@ -1,7 +1,7 @@
 """Published known answers for key agreement, derivation and sharing that the other tests do not have yet.
 
-Where the files come from is in ``vectors/README.md``. The mask stream's vectors (SP 800-38A F.5.5, GCM test case 14) are
-in ``test_keystream.py``; here the counter's first block is pinned by a third one, of SP 800-38D.
+Where the files come from is in ``vectors/README.md``. The mask stream's vectors (SP 800-38A F.5.5, GCM test case 14)
+are in ``test_keystream.py``; here is what they do not say, that the stream is GCM's from its first block on.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def test_hkdf_of_wycheproof(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", HKDF["too_long"], ids=by_number)
 def test_hkdf_gives_no_more_than_255_blocks(case: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="larger|8160"):
+    with pytest.raises(ValueError, match="larger than 8160"):
         hkdf_expand(bytes(32), bytes.fromhex(case["info"]), case["size"])
 
 
@@ -113,17 +113,6 @@ def test_the_mask_stream_is_what_gcm_adds_to_a_plaintext(length: int) -> None:
     ciphertext = AESGCM(seed).encrypt(bytes(12), plaintext, None)[:-16]
     stream = bytes(a ^ b for a, b in zip(plaintext, ciphertext, strict=True))
     np.testing.assert_array_equal(keystream(seed, length), np.frombuffer(stream, dtype="<u4"))
-
-
-def test_the_mask_stream_of_gcm_test_case_13_to_15_starts_with_e_k_of_counter_2() -> None:
-    """McGrew and Viega 2005, test case 15: its iv is not zero, so this key's stream must be another."""
-    key = bytes.fromhex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
-    iv = bytes.fromhex("cafebabefacedbaddecaf888")
-    plaintext = bytes.fromhex("d9313225f88406e5a55909c5aff5269a")
-    ciphertext = "522dc1f099567d07f47f37a32a84427d"
-    assert AESGCM(key).encrypt(iv, plaintext, None)[:16].hex() == ciphertext
-    stream = bytes(a ^ b for a, b in zip(plaintext, bytes.fromhex(ciphertext), strict=True))
-    assert keystream(key, 4).astype("<u4").tobytes() != stream
 
 
 # Shamir.
