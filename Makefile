@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_INPUTS ?= 1000000
+FUZZ_ARGS ?=
 
-.PHONY: demo test lint format proto clean bench-demo model-check
+.PHONY: demo test lint format proto clean bench-demo model-check fuzz
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
@@ -28,6 +30,11 @@ format: $(STAMP)
 
 bench-demo: $(STAMP) ## how reliable the demo's recipe is: five seeds, simulated
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.demo_seeds
+
+fuzz: $(STAMP) ## a night of mutations for every decoder; FUZZ_ARGS names some, out/fuzz keeps corpus and crashes
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,fuzz]'
+	$(BIN)/python tests/fuzz/nightly.py --inputs $(FUZZ_INPUTS) $(FUZZ_ARGS)
 
 proto: $(STAMP) ## regenerate the checked-in gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/wire/tacit.proto

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from certs.names import PeerName
@@ -98,7 +98,7 @@ class TrustAnchor:
     def _check_signature(self, certificate: x509.Certificate, source: str) -> None:
         try:
             certificate.verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
             raise CertificateError(
                 f"{source} was not issued by the CA of consortium {self.consortium!r} ({self.fingerprint}); "
                 f"it says its issuer is {certificate.issuer.rfc4514_string()!r}",

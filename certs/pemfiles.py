@@ -47,10 +47,11 @@ def parse_certificate(pem: bytes, source: str) -> x509.Certificate:
         raise CertificateError(f"{source} holds {count} PEM certificates, expected exactly one")
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        # Extensions are parsed lazily; a certificate whose extensions do not parse is not readable.
-        _ = certificate.extensions, certificate.subject, certificate.issuer
+        # All of it is parsed lazily; a certificate of which a part does not parse is not readable.
+        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
     except (
         ValueError,
+        UnsupportedAlgorithm,
         x509.InvalidVersion,
         x509.DuplicateExtension,
         x509.UnsupportedGeneralNameType,

@@ -57,6 +57,8 @@ class IssuedRegister:
             raise self._unreadable(str(error)) from error
         if not isinstance(content, dict) or content.get(_KEY) != _VERSION or set(content) != {_KEY, "entries"}:
             raise self._unreadable(f"it is not version {_VERSION} of the register")
+        if not isinstance(content["entries"], list):
+            raise self._unreadable("its entries are not a list")
         return tuple(self._entry(item) for item in content["entries"])
 
     def holds(self, name: PeerName) -> IssuedEntry | None:

@@ -103,7 +103,7 @@ def _deadline_s(order: bytes) -> float:
     """Read how long the agent may take. The agent's gate judges the order; here it only must be a number."""
     try:
         deadline_s = float(json.loads(order)["deadline_s"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError("received an order without a deadline, expected seconds in 'deadline_s'") from error
     if not 0 < deadline_s < float("inf"):
         raise InputError("received an order with an impossible deadline, expected positive seconds")

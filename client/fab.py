@@ -12,6 +12,7 @@ import io
 import re
 import tomllib
 import zipfile
+import zlib
 from typing import Any
 
 import tomli_w
@@ -66,11 +67,11 @@ def check_fab(content: bytes, *, serverapp: str = SERVERAPP) -> None:
                 raise _refuse("the bundle holds an oversized or special file")
             document = archive.read("pyproject.toml")
             manifest = archive.read(".info/CONTENT")
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise _refuse(f"the bundle is not a readable zip: {error}") from error
     try:
         project = tomllib.loads(document.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise _refuse(f"the bundle's pyproject.toml is not TOML: {error}") from error
     version = project.get("project", {}).get("version") if isinstance(project.get("project"), dict) else None
     check_version(version)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
+from pydantic import ValidationError
 
 from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
@@ -229,15 +230,15 @@ class RunLoop:
 
     def _on_receipt(self, receipt: Receipt) -> None:
         """Record a receipt whose ledger head the site has really signed; anything else is dropped, loudly."""
-        head = TreeHead(
-            size=receipt.tree_size,
-            root=receipt.tree_root,
-            timestamp=receipt.tree_timestamp,
-            signature=receipt.tree_signature,
-        )
         try:
+            head = TreeHead(
+                size=receipt.tree_size,
+                root=receipt.tree_root,
+                timestamp=receipt.tree_timestamp,
+                signature=receipt.tree_signature,
+            )
             head.verify(self._roster[receipt.site])
-        except (TacitError, KeyError) as error:
+        except (TacitError, KeyError, ValidationError) as error:
             _log.error("the receipt of %r for step %d is not signed by it: %s", receipt.site, receipt.step, error)
             return
         if receipt.outcome.status != "completed":

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from privacy.events import PrivacyMode
 from privacy.order import LoraSpec, Name, Strict
+from tacit.errors import ConfigError
 from tacit.toml_file import read_toml
 from tacit.validation import validated
 
@@ -137,6 +138,9 @@ def _resolve_paths(spec: RunSpec, folder: Path) -> RunSpec:
         simulation = simulation.model_copy(update={"sites": sites, "agreement": agreement})
     base = spec.model.base
     if not base.startswith("package:"):
-        base = str(folder / Path(base).expanduser())
+        try:
+            base = str(folder / Path(base).expanduser())
+        except RuntimeError as error:
+            raise ConfigError(f"model.base {base!r} names a home folder that is not known: {error}") from error
     model = spec.model.model_copy(update={"base": base})
     return spec.model_copy(update={"evaluation": evaluation, "simulation": simulation, "model": model})

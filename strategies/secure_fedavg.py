@@ -11,6 +11,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from pydantic import ValidationError
 
 from privacy.order import Order, Receipt
 from privacy.secagg.encoding import decode
@@ -160,7 +161,12 @@ class SecureFedAvg(Strategy):
             if reply.has_error():
                 _log.error("a site's Flower client failed: %s", reply.error.reason)
                 continue
-            receipt = Receipt.model_validate_json(bytes_in(reply, "receipt"))
+            try:
+                receipt = Receipt.model_validate_json(bytes_in(reply, "receipt"))
+            except (ValidationError, KeyError, TypeError) as error:
+                # One site's reply must not end the run of all: the secure sum alone decides who took part.
+                _log.error("a site sent a receipt that is none: %s", type(error).__name__)
+                continue
             if self._on_receipt is not None:
                 self._on_receipt(receipt)
             yield receipt

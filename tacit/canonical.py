@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import rfc8785
@@ -21,16 +22,17 @@ def canonical_json(value: Json) -> bytes:
     """Encode ``value`` as RFC 8785 canonical JSON (UTF-8).
 
     Raises:
-        InputError: the value has no canonical form (NaN, infinity, an integer beyond 2^53, a non-string key).
+        InputError: the value has no canonical form (NaN, infinity, an integer beyond 2^53, a non-string key), or is
+            nested too deeply.
     """
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, TypeError, ValueError) as error:
+    except (rfc8785.CanonicalizationError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"value has no canonical JSON form: {error}") from error
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON strictly: duplicate keys and NaN/Infinity are refused.
+    """Parse JSON strictly: duplicate keys, NaN/Infinity and numbers too large for a float are refused.
 
     Raises:
         InputError: the text is not JSON, or is JSON that two parsers could read differently.
@@ -47,8 +49,14 @@ def parse_json(data: bytes | str) -> Any:
     def no_constant(name: str) -> Any:
         raise InputError(f"{name} is not a JSON number")
 
+    def finite(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):  # 1e999 is JSON, and Python would read it as infinity
+            raise InputError(f"{text[:40]} is too large for a JSON number")
+        return value
+
     try:
-        return json.loads(data, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+        return json.loads(data, object_pairs_hook=no_duplicates, parse_constant=no_constant, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"not valid JSON: {error}") from error
 

@@ -7,6 +7,7 @@ of YAML 1.2 (section 10.2) instead, so that what is signed is what is seen.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -34,6 +35,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(
                 None, None, "an alias (*name); write the value out instead", event.start_mark
             )
+        # A tag written out (`!!int 010`, `!!set`, `!!binary`) would bring back the readings the resolvers keep out.
+        tagged = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(tagged, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, f"the tag {tagged.tag!r}", tagged.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -50,13 +55,18 @@ class _Loader(yaml.SafeLoader):
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value = float(self.construct_scalar(node))
+        if math.isinf(value):  # 1e999, which is a number to read and none to compute with
+            raise yaml.constructor.ConstructorError(None, None, f"a number too large: {node.value}", node.start_mark)
+        return value
 
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), ["t", "f"])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-0123456789"))
-# A tag written out (`!!float x`, `!!set`, `!!binary`) would bring back the readings the resolvers keep out.
-_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map"))
 
 
 _UNICODE_BREAKS = re.compile("[\\x85\\u2028\\u2029]")
@@ -111,9 +121,8 @@ def parse_yaml(data: bytes, *, source: str, error: type[TacitError] = ConfigErro
         node = loader.get_single_node()
         if node is None:
             raise error(f"{source} is empty, expected YAML")
-        _refuse_tags(node)
         return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError) as failure:
+    except (yaml.YAMLError, ValueError, OverflowError) as failure:  # OverflowError: the escape "\\UFFFFFFFF"
         raise error(f"{source} cannot be read as YAML: {_where(failure)}", hint="correct that line") from failure
     except RecursionError as failure:
         raise error(f"{source} is nested too deeply") from failure
@@ -142,18 +151,6 @@ def dump_yaml(value: Any) -> bytes:
     """Write plain data as YAML, keys in the order given; :func:`parse_yaml` reads back an equal value."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
     return text.encode()
-
-
-def _refuse_tags(root: yaml.Node) -> None:
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        if node.tag not in _PLAIN_TAGS:
-            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag!r}", node.start_mark)
-        if isinstance(node, yaml.MappingNode):
-            pending += [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            pending += node.value
 
 
 def _where(failure: Exception) -> str:

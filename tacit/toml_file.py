@@ -21,5 +21,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist", hint="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # an integer of 5000 digits is not a TOMLDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}", hint="see toml.io for the format") from error

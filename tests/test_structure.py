@@ -141,8 +141,9 @@ def _stems(path: Path) -> tuple[str, ...]:
 
 
 def test_tests_mirror_the_packages() -> None:
+    """But for fuzzing, which holds the decoders of all packages to one promise."""
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
-    assert folders <= set(PACKAGES)
+    assert folders - {"fuzz"} <= set(PACKAGES)
 
 
 # The rules above must be able to fail: files that break them, as text.

@@ -217,7 +217,7 @@ def decode_entry(content: object, index: int) -> Entry:
     try:
         entry = _ENTRY.validate_python(parse_json(content))
         canonical = entry.encode()
-    except (InputError, ValidationError, UnicodeDecodeError) as error:
+    except (InputError, ValueError) as error:  # pydantic's own error is a ValueError; so is its limit of depth
         raise LedgerCorrupt(f"{problem} cannot be read: it was edited, or written by another version") from error
     if canonical != content:
         raise LedgerCorrupt(f"{problem} is not in canonical form")

@@ -171,6 +171,27 @@ def test_receipts_reach_the_caller() -> None:
     assert receipts == [receipt]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"receipt": ConfigRecord({})},
+        {"receipt": ConfigRecord({"json": "text"})},
+        {"receipt": ConfigRecord({"json": b"{"})},
+        {"receipt": ConfigRecord({"json": b"{}"})},
+        {"receipt": ConfigRecord({"json": b"\xff" + b"[" * 5000})},
+    ],
+)
+def test_one_sites_unreadable_reply_does_not_end_the_run(content: dict[str, ConfigRecord]) -> None:
+    receipts: list[Receipt] = []
+    strategy, messages = configured(Sums({}), on_receipt=receipts.append)
+    good = Receipt(site="beta", run_id="00112233445566ff", round=1, step=1, outcome=ReceiptStatus(status="completed"))
+    whole = RecordDict({"receipt": ConfigRecord({"json": canonical_json(good.model_dump(mode="json"))})})
+    replies = [Message(RecordDict(content), reply_to=messages[0]), Message(whole, reply_to=messages[1])]
+    strategy.aggregate_train(1, replies)
+    assert receipts == [good]
+
+
 def test_sites_are_never_asked_to_evaluate() -> None:
     strategy, _ = configured(Sums({}))
     assert list(strategy.configure_evaluate(1, arrays_from(START), ConfigRecord(), None)) == []  # type: ignore[arg-type]

@@ -1,0 +1,8 @@
+"""These modules are also run as a script, for a night; so they import each other by their own names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
