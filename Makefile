@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: demo test lint format proto clean bench-demo
+.PHONY: demo test lint format proto clean bench-demo bench-secagg
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
@@ -25,6 +26,11 @@ format: $(STAMP)
 
 bench-demo: $(STAMP) ## how reliable the demo's recipe is: five seeds, simulated
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.demo_seeds
+
+bench-secagg: $(STAMP) ## secure aggregation beside Flower's SecAgg+, the gateway's memory, a step's latency
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.secagg $(BENCH_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.gateway_memory $(BENCH_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.step_latency $(BENCH_ARGS)
 
 proto: $(STAMP) ## regenerate the checked-in gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/wire/tacit.proto

@@ -1,8 +1,8 @@
 """How cost grows: seconds as a sum of terms in the number of sites and coordinates, fitted to what was measured.
 
 ``a + b * masks * d + c * shares + e * d``: ``a`` is what every step costs, ``b`` one coordinate of one mask, ``c`` the
-work on one share, key or commitment, ``e`` what happens to a coordinate once, such as its encoding. A client of a cohort
-of n adds n masks and its shares grow with n^2; a server removes masks and rebuilds seeds.
+work on one share, key or commitment, ``e`` what happens to a coordinate once, such as its encoding. A client of a
+cohort of n adds n masks and its shares grow with n^2; a server removes masks and rebuilds seeds.
 
 Sizes span three decades, so relative errors are what is made small; no cost is negative (Lawson and Hanson 1974,
 chapter 23: non-negative least squares).

@@ -181,7 +181,7 @@ class FlowerRound:
         )
         grid, strategy = _Grid(self.reveal), _Strategy()
         started = time.process_time()
-        with _as_a_server_process():
+        with as_a_server_process():
             finished = self.workflow.unmask_stage(grid, _context(strategy), state)
         spent = time.process_time() - started - grid.spent_s - strategy.spent_s
         return Unmasked(finished, strategy.mean, spent, grid.refused)
@@ -230,7 +230,7 @@ class _Strategy:
 
 
 @contextmanager
-def _as_a_server_process() -> Iterator[None]:
+def as_a_server_process() -> Iterator[None]:
     """Messages are addressed from whom Flower believes this process to be; what it logs is not wanted here."""
     logger = logging.getLogger("flwr")
     level = logger.level

@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the gateway's memory during one secure step.")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--quick", action="store_true", help="4 sites and 10^5 coordinates: to see that it runs")
+    parser.add_argument("--fresh", action="store_true", help="changes nothing: nothing is kept between runs")
     chosen = parser.parse_args(arguments)
     sites, length, name = (4, 10**5, "gateway-memory-quick") if chosen.quick else (32, 10**7, "gateway-memory")
     publish(name, measure(sites, length), chosen.out)

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the latency of one secure step after its setup.")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--quick", action="store_true", help="one small case: to see that it runs")
+    parser.add_argument("--fresh", action="store_true", help="changes nothing: nothing is kept between runs")
     chosen = parser.parse_args(arguments)
     say(f"{_WORKERS} processes of sites and a gateway on {os.cpu_count()} cores")
     found = [figure for case in (QUICK if chosen.quick else FULL) for figure in figures(case, measure(case))]
