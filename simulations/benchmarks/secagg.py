@@ -213,7 +213,7 @@ def panels(measured: Sequence[Measured]) -> list[Panel]:
     drawn = []
     for side, ours, flower in (
         ("One site", "ours_client_s", "flower_client_s"),
-        ("Server, opening the sum", "ours_server_s", "flower_server_s"),
+        ("Server's unmasking", "ours_server_s", "flower_server_s"),
     ):
         for across, along, x_label in (("sites", "length", "coordinates (d)"), ("length", "sites", "sites (n)")):
             lines = []
@@ -228,7 +228,7 @@ def panels(measured: Sequence[Measured]) -> list[Panel]:
                         (float(getattr(one.cell, along)), statistics.median(getattr(one, key))) for one in cells
                     )
                     lines.append(Series(f"{who} {label}", points, who == "Tacit"))
-            drawn.append(Panel(f"{side}, CPU seconds over {x_label}", x_label, tuple(lines)))
+            drawn.append(Panel(f"{side}: CPU seconds over {x_label}", x_label, tuple(lines)))
     return drawn
 
 
