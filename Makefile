@@ -7,8 +7,9 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_INPUTS ?= 1000000
 FUZZ_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: demo test lint format proto clean bench-demo model-check fuzz
+.PHONY: demo test lint format proto clean bench-demo bench-secagg model-check fuzz
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
@@ -35,6 +36,11 @@ fuzz: $(STAMP) ## a night of mutations for every decoder; FUZZ_ARGS names some, 
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,fuzz]'
 	$(BIN)/python tests/fuzz/nightly.py --inputs $(FUZZ_INPUTS) $(FUZZ_ARGS)
+
+bench-secagg: $(STAMP) ## secure aggregation beside Flower's SecAgg+, the gateway's memory, a step's latency
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.secagg $(BENCH_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.gateway_memory $(BENCH_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.step_latency $(BENCH_ARGS)
 
 proto: $(STAMP) ## regenerate the checked-in gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/wire/tacit.proto
