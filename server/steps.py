@@ -136,6 +136,10 @@ class OpenEpoch:
         except TimeoutError as error:
             raise TransportError(f"step {number} did not end within {timeout_s} s") from error
 
+    def when_done(self, step: int, call: Callable[[], object]) -> None:
+        """Call ``call`` once the step has ended, with a sum or without; at once if it has."""
+        self._results[step].add_done_callback(lambda result: call())
+
     def done(self) -> bool:
         """Return whether all steps have ended."""
         return self._is_over

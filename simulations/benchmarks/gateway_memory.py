@@ -19,10 +19,10 @@ _WARM_UP_LENGTH = 1000
 def measure(sites: int, length: int) -> list[Figure]:
     """Return the gateway's memory before and at the height of one step of ``sites`` sites."""
     with loopback(sites) as running:
-        running.step(_WARM_UP_LENGTH)
+        running.session(_WARM_UP_LENGTH, 1)
         idle = running.gateway_memory()
         say(f"idle {idle.rss_bytes / _MIB:.0f} MiB; now a step of {sites} sites over {length:,} coordinates")
-        times = running.step(length)
+        times = running.session(length, 1)[0]
         if times.survivors != sites:
             raise RuntimeError(f"{times.survivors} of {sites} sites are in the sum")
         peak = running.gateway_memory()

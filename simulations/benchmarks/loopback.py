@@ -2,7 +2,7 @@
 
 The gateway's process holds the port's own service, ``server.services.GatewayService``, over a ``StepRegistry``. Sites
 are threads of worker processes and drive ``SiteMachine`` with the agent's own loop, ``client.aggregation.take_part``.
-What a session is, and how many steps it has, is known to :func:`_take_step` and :func:`_serve` alone.
+A session is one key setup and any number of steps; between them every site gets the sum that the next one builds on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,11 +25,19 @@ import numpy as np
 from certs.authority import ConsortiumAuthority
 from certs.credentials import channel_credentials, server_credentials
 from certs.identity import Identity
-from client.aggregation import GrpcAggregation, take_part
+from client.aggregation import take_part
+from client.aggregation_grpc import GrpcAggregation
 from client.fleet_api import GRPC_OPTIONS
+from client.step_journal import FileStepJournal
 from client.wire import tacit_pb2_grpc as rpc
 from privacy.order import Order
-from privacy.secagg import SiteMachine, default_collusion_bound, default_threshold, descriptor_for
+from privacy.secagg import (
+    Ended,
+    SiteMachine,
+    default_collusion_bound,
+    default_threshold,
+    descriptor_for,
+)
 from server.services import GatewayService
 from server.steps import StepRegistry
 from server.tunnel import FleetTunnel
@@ -49,12 +57,11 @@ _spawn = multiprocessing.get_context("spawn")
 class SiteTimes:
     """When one site got where, on the clock that all processes of a machine share (seconds)."""
 
-    site: str
     ready_s: float
-    """Its setup was verified, and so was every other site's: the step begins."""
+    """It has verified the step, and so has every other site: the step begins."""
     encoded_s: float
-    closed_s: float
-    """It was told that the sum was opened."""
+    ended_s: float
+    """It was told what came of the step, and has the sum if another step follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +70,23 @@ class StepTimes:
 
     sites: tuple[SiteTimes, ...]
     survivors: int
+    opened_s: float
+    """The gateway has opened the sum."""
 
     @property
     def latency_s(self) -> float:
-        """From the last site's ready to the last site's end."""
-        return max(one.closed_s for one in self.sites) - max(one.ready_s for one in self.sites)
+        """From the last site's ready to the sum."""
+        return self.opened_s - max(one.ready_s for one in self.sites)
 
     @property
     def encoded_latency_s(self) -> float:
         """The same from when the last site had its update in fixed point."""
-        return max(one.closed_s for one in self.sites) - max(one.encoded_s for one in self.sites)
+        return self.opened_s - max(one.encoded_s for one in self.sites)
+
+    @property
+    def told_latency_s(self) -> float:
+        """From the last site's ready to the last site's knowing what came of it."""
+        return max(one.ended_s for one in self.sites) - max(one.ready_s for one in self.sites)
 
 
 class Loopback:
@@ -82,17 +96,21 @@ class Loopback:
         self._gateway = gateway
         self._workers = workers
         self._names = tuple(names)
-        self._steps = 0
+        self._next_step = 1
 
-    def step(self, length: int) -> StepTimes:
-        """Take one step of all sites over ``length`` coordinates, setup included."""
-        self._steps += 1
-        order = make_order(self._names, length, self._steps)
+    def session(self, length: int, steps: int) -> list[StepTimes]:
+        """Set up once and take ``steps`` steps of all sites over ``length`` coordinates."""
+        order = make_order(self._names, length, self._next_step, steps)
+        self._next_step += steps
         _ask(self._gateway, ("open", order))
         for worker in self._workers:
-            worker.send(("step", order))
-        times = [one for worker in self._workers for one in _answer(worker)]
-        return StepTimes(tuple(times), _ask(self._gateway, ("wait", order)))
+            worker.send(("session", order))
+        by_site = [times for worker in self._workers for times in _answer(worker)]
+        results = _ask(self._gateway, ("wait", order))
+        return [
+            StepTimes(tuple(sites), survivors, opened_s)
+            for sites, (survivors, opened_s) in zip(zip(*by_site, strict=True), results, strict=True)
+        ]
 
     def gateway_memory(self) -> ProcessMemory:
         """Return what the gateway's process holds, and the most it has held."""
@@ -119,13 +137,13 @@ def loopback(sites: int, workers: int = 1) -> Iterator[Loopback]:
         yield Loopback(gateway, crowds, names)
 
 
-def make_order(names: Sequence[str], length: int, step: int) -> Order:
-    """An order whose secure step is what :func:`simulations.benchmarks.secure_step.describe` describes."""
+def make_order(names: Sequence[str], length: int, step: int, steps: int) -> Order:
+    """An order whose secure steps are what :func:`simulations.benchmarks.secure_step.describe` describes."""
     return Order.model_validate(
         {
             "run_id": "00112233445566ff",
             "run_name": "bench",
-            "epoch": 1,
+            "epoch": step,
             "round": step,
             "rounds_planned": 10**6,
             "step": step,
@@ -150,6 +168,7 @@ def make_order(names: Sequence[str], length: int, step: int) -> Order:
                 "max_tokens": 16,
             },
             "secagg": {
+                "steps": steps,
                 "cohort": list(names),
                 "threshold": default_threshold(len(names)),
                 "min_cohort": 3,
@@ -174,15 +193,19 @@ def _serve(pipe: Connection, folder: Path, names: tuple[str, ...]) -> None:
     port = server.add_secure_port("127.0.0.1:0", server_credentials(folder / _HUB))
     server.start()
     pipe.send(port)
-    open_step: Any = None
+    opened: dict[int, float] = {}
+    epoch: Any = None
     while (asked := pipe.recv()) is not None:
         what, order = asked
         match what:
             case "open":
-                open_step = registry.open(order, join_deadline_s=_ANSWER_S, on_event=lambda kind, fields: None)
+                epoch = registry.open(order, join_deadline_s=_ANSWER_S, on_event=lambda kind, fields: None)
+                for step in _steps_of(order):
+                    epoch.when_done(step, lambda step=step: opened.setdefault(step, time.monotonic()))
                 pipe.send(True)
             case "wait":
-                pipe.send(len(open_step.wait(_ANSWER_S).survivors))
+                survivors = [len(epoch.wait(_ANSWER_S, step=step).survivors) for step in _steps_of(order)]
+                pipe.send(list(zip(survivors, map(opened.__getitem__, _steps_of(order)), strict=True)))
             case _:
                 pipe.send(read_memory())
     server.stop(0).wait()
@@ -195,7 +218,7 @@ def _serve(pipe: Connection, folder: Path, names: tuple[str, ...]) -> None:
 def _crowd(
     pipe: Connection, folder: Path, names: tuple[str, ...], mine: tuple[str, ...], port: int, together: Any
 ) -> None:
-    """Be the sites ``mine``: take a step with all of them at once whenever asked."""
+    """Be the sites ``mine``: take part in a session with all of them at once whenever asked."""
     roster = _roster(folder, names)
     identities = {name: Identity.load(folder / name) for name in mine}
     target = f"localhost:{port}"
@@ -206,38 +229,52 @@ def _crowd(
         while (asked := pipe.recv()) is not None:
             _, order = asked
             values = np.random.default_rng(order.step).uniform(-1, 1, order.adapter_length).astype(np.float32)
-            take = partial(_take_step, order=order, roster=roster, values=values, together=together)
-            steps = [pool.submit(take, identities[name], GrpcAggregation(channels[name])) for name in mine]
-            pipe.send([step.result() for step in steps])
+            take = partial(_take_steps, order=order, roster=roster, values=values, together=together, folder=folder)
+            sites = [pool.submit(take, identities[name], GrpcAggregation(channels[name])) for name in mine]
+            pipe.send([site.result() for site in sites])
     for channel in channels.values():
         channel.close()
 
 
-def _take_step(
-    identity: Identity, transport: GrpcAggregation, *, order: Order, roster: Any, values: Any, together: Any
-) -> SiteTimes:
-    """Take part in one step as the agent does. Today a session is one step, so its setup comes first."""
-    name = identity.name.name
-    times = SiteTimes(name, 0.0, 0.0, 0.0)
-    machine = SiteMachine(
-        name, identity, roster, descriptor_for(order, default_collusion_bound(len(order.secagg.cohort)))
-    )
+def _take_steps(
+    identity: Identity,
+    transport: GrpcAggregation,
+    *,
+    order: Order,
+    roster: Any,
+    values: Any,
+    together: Any,
+    folder: Path,
+) -> list[SiteTimes]:
+    """Take part in a session as the agent does, with a journal that is synced before each of its messages."""
+    begun: list[tuple[float, float]] = []
+    times: list[SiteTimes] = []
+    descriptor = descriptor_for(order, default_collusion_bound(len(order.secagg.cohort)))
+    machine = SiteMachine(identity.name.name, identity, roster, descriptor)
 
-    def update() -> Any:
-        nonlocal times
+    def update(step: int) -> Any:
         # nobody starts ahead of the others: what is measured begins when the last site is ready
         together.wait(_ANSWER_S)
         ready_s = time.monotonic()
         vector = encoded(values, len(order.secagg.cohort))
-        times = replace(times, ready_s=ready_s, encoded_s=time.monotonic())
+        begun.append((ready_s, time.monotonic()))
         return vector
 
+    def ended(end: Ended) -> None:
+        times.append(SiteTimes(*begun[-1], ended_s=time.monotonic()))
+
+    journal = FileStepJournal(folder / identity.name.name / "steps.jsonl")
     session = transport.open(order.run_id, order.step)
     try:
-        take_part(session, machine, update, timeout_s=_ANSWER_S)
-        return replace(times, closed_s=time.monotonic())
+        take_part(session, machine, update, journal=journal, timeout_s=_ANSWER_S, on_ended=ended)
+        return times
     finally:
         session.close()
+        journal.close()
+
+
+def _steps_of(order: Order) -> range:
+    return range(order.step, order.step + order.secagg.steps)
 
 
 def _roster(folder: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How long one step takes once its setup is done: ``python -m simulations.benchmarks.step_latency``.
 
-Wall time over loopback gRPC with mutual TLS, from when the last site is ready to when the last one is told that the
-sum is open. Sites live in two processes. All share one machine, so with many sites this is mostly their own work,
-done on as many cores as there are.
+Wall time over loopback gRPC with mutual TLS, from when the last site is ready to when the gateway has opened the sum;
+all steps are taken on one session, and every site syncs its journal before each message. Sites live in two processes.
+All share one machine, so with many sites this is mostly their own work, done on as many cores as there are.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ QUICK = (Case(4, 1000, 2),)
 
 
 def measure(case: Case) -> list[StepTimes]:
-    """Take the case's steps, after one that is not counted."""
+    """Take the case's steps on one session, between two that are not counted: the first warms up, and nothing has to
+    be told after the last."""
     with loopback(case.sites, _WORKERS) as running:
-        running.step(case.length)
-        return [running.step(case.length) for _ in range(case.steps)]
+        return running.session(case.length, case.steps + 2)[1:-1]
 
 
 def figures(case: Case, steps: list[StepTimes]) -> list[Figure]:
@@ -46,9 +46,11 @@ def figures(case: Case, steps: list[StepTimes]) -> list[Figure]:
     name = f"one step after setup, {where}, median of {len(steps)}"
     whole_ms = 1e3 * statistics.median(step.latency_s for step in steps)
     encoded_ms = 1e3 * statistics.median(step.encoded_latency_s for step in steps)
+    told_ms = 1e3 * statistics.median(step.told_latency_s for step in steps)
     return [
         Figure(name, whole_ms, "ms") if case.bound_ms is None else below(name, whole_ms, "ms", case.bound_ms),
         Figure(f"the same from the last encoded update, {where}", encoded_ms, "ms"),
+        Figure(f"the same until every site has the sum, {where}", told_ms, "ms"),
     ]
 
 
