@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mutations import KINDS, Mutation, mutated
 
 from privacy.secagg import messages
+from privacy.secagg.frames import VERSION
 from tacit.errors import MalformedMessage, TacitError
 
 #: PyYAML is written in Python; an agreement takes it twenty milliseconds.
@@ -98,7 +99,7 @@ def test_a_hang_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_format_that_writes_back_other_bytes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("decoders.decode", lambda data: messages.decode(bytes([1]) + data[1:]))
+    monkeypatch.setattr("decoders.decode", lambda data: messages.decode(bytes([VERSION]) + data[1:]))
     with pytest.raises(AssertionError, match="not canonical"):
         check(DECODERS["secagg-message"], b"\7" + valid_inputs.protocol_frames()[0][1:])
 

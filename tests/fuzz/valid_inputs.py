@@ -12,11 +12,14 @@ import importlib.util
 import io
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from cryptography import x509
@@ -36,6 +39,8 @@ from privacy.ledger.entries import Entry
 from privacy.ledger.head import sign_head
 from privacy.order import Order, Receipt
 from privacy.secagg import messages
+from privacy.secagg.frames import VERSION
+from privacy.secagg.keys import CIPHERTEXT_BYTES, HybridKey
 from server.checkpoint import Checkpoint, write_checkpoint
 from tacit.canonical import canonical_json
 from tacit.strict_yaml import dump_yaml
@@ -93,24 +98,45 @@ def step_harness() -> ModuleType:
     return module
 
 
+@contextmanager
+def _reproducible_encapsulation() -> Iterator[None]:
+    """ML-KEM's ciphertexts are random whatever the seed; these follow from the key, so that frames are the same bytes
+    each time. The secrets still agree, which is all that a valid step needs."""
+    secrets: dict[bytes, bytes] = {}
+
+    def encapsulate(kem_public: bytes) -> tuple[bytes, bytes]:
+        ciphertext = hashlib.shake_256(b"ciphertext" + kem_public).digest(CIPHERTEXT_BYTES)
+        secrets[ciphertext] = hashlib.sha256(b"secret" + kem_public).digest()
+        return secrets[ciphertext], ciphertext
+
+    with (
+        patch("privacy.secagg.setup.encapsulate", encapsulate),
+        patch.object(HybridKey, "decapsulate", lambda key, ciphertext: secrets[ciphertext]),
+    ):
+        yield
+
+
 @cache
 def protocol_frames() -> tuple[bytes, ...]:
-    """Frames of every message there is: of a step in which one site vanishes after its upload and one before."""
+    """Frames of every message there is: of epochs in which a site vanishes before or after the lock."""
     kinds: dict[int, bytes] = {}
-    for late in (False, True):
-        step = step_harness().Step(5, length=3)
-        step.start()
-        step.run(until=lambda step=step: any(stage == "uploaded" for stage in step.coordinator.stages.values()))
-        if late:
-            step.lose(next(name for name in step.names if step.coordinator.stages[name] != "uploaded"))
-        step.run()
+    for vanish in ("upload", "reveal"):
+        with _reproducible_encapsulation():
+            step = step_harness().Step(5, length=3, steps=2)
+            step.start()
+            step.run(until=lambda step=step, phase=vanish: step.coordinator.phase == phase)
+            step.lose("beta")
+            step.run()
         for _, frame in (*step.received, *step.sent):
             kinds.setdefault(frame[1], frame)
-            if len(frame) < len(kinds[frame[1]]) or (late and frame[1] == 5):
+            if len(frame) < len(kinds[frame[1]]) or (vanish == "upload" and frame[1] == messages.Reveal.TYPE):
                 kinds[frame[1]] = frame
+    frame = messages.decode(kinds[messages.Encapsulated.TYPE])
+    assert isinstance(frame, messages.Encapsulated)
+    kinds.setdefault(messages.Encapsulation.TYPE, next(iter(frame.frames), b""))
     for kind in messages._MESSAGES:
         # A message no such step sends is still reached behind a good header.
-        kinds.setdefault(kind, bytes([messages.VERSION, kind]) + bytes(32 + 200))
+        kinds[kind] = kinds.get(kind) or bytes([VERSION, kind]) + bytes(32 + 200)
     return tuple(kinds[kind] for kind in sorted(kinds))
 
 
@@ -194,7 +220,7 @@ def agreements() -> tuple[bytes, ...]:
                 "max_sample_rate": 0.1,
                 "public_dataset_size": 1200,
             },
-            "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32},
+            "secure_aggregation": {"min_cohort": 3, "collusion_bound": 1, "ring_bits": 32, "weights": None},
             "deidentification": {"profile": "standard-v1"},
             "residency": ["EU"],
             "retention_days": 90,
@@ -224,6 +250,7 @@ def policies() -> tuple[bytes, ...]:
                 "require_deidentification": True,
                 "allow_testing": False,
                 "min_cohort": 3,
+                "weight": None,
             }
         ),
     )
