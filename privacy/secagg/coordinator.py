@@ -119,6 +119,7 @@ class CoordinatorMachine:
         self._setup_hash = b""
         self._step: CoordinatorStep | None = None
         self._earlier: set[bytes] = set()
+        self._has_liar = False
 
     @property
     def phase(self) -> CoordinatorPhase:
@@ -139,10 +140,14 @@ class CoordinatorMachine:
         """Begin the next step with the sites that are left.
 
         Raises:
-            IllegalEvent: the setup failed or is not over, a step is under way, or this is no later step of the epoch.
+            IllegalEvent: not :meth:`can_begin`, or this is no later step of the epoch.
         """
-        if self._phase not in FINAL_PHASES or not self._setup_hash:
-            raise IllegalEvent(f"a step cannot begin in an epoch that is {self._phase}")
+        if not self.can_begin():
+            raise IllegalEvent(
+                f"a step cannot begin in an epoch that is {self._phase} with {len(self._left())} of "
+                f"{self._required} sites left",
+                hint="begin a new epoch with those that are connected",
+            )
         if descriptor.epoch_ctx() != self._epoch_ctx or descriptor.step <= self._descriptor.step:
             raise IllegalEvent(f"step {descriptor.step} is no later step of this epoch")
         self._earlier.add(self._ctx)
@@ -152,8 +157,9 @@ class CoordinatorMachine:
         return [*self._announce(), *self._advance()]
 
     def can_begin(self) -> bool:
-        """Whether the setup is done, no step is under way, and enough sites are left for another one."""
-        return self._phase in FINAL_PHASES and bool(self._setup_hash) and len(self._left()) >= self._required
+        """Whether the setup is done and sound, no step is under way, and enough sites are left for another one."""
+        is_between_steps = self._phase in FINAL_PHASES and bool(self._setup_hash)
+        return is_between_steps and not self._has_liar and len(self._left()) >= self._required
 
     def receive(self, site: str, frame: bytes) -> list[CoordinatorEffect]:
         """Take one frame from ``site``, whose name the transport has authenticated.
@@ -409,6 +415,8 @@ class CoordinatorMachine:
     def _blame(self, error: BadShare) -> list[CoordinatorEffect]:
         """Put out the site, if one can be named, whose shares or commitments cost the step."""
         if error.peer is None:
+            # one of two lies, and with the same setup it could burn every step of the epoch without being named
+            self._has_liar = True
             return []
         self._sites[error.peer].stage = Stage.FAILED
         return [Fault(error.peer, error), SiteAt(error.peer, Stage.FAILED)]

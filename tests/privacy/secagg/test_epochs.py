@@ -186,6 +186,8 @@ def test_no_step_can_begin_when_too_few_are_left(make_step, stage):
     step = make_step(4, steps=3, min_cohort=4).start().run()
     step.lose("beta")
     assert not step.coordinator.can_begin()
+    with pytest.raises(IllegalEvent, match="cannot begin"):
+        step.coordinator.begin(step.descriptor.following(step.descriptor.history))
 
 
 @pytest.mark.parametrize("phase", ["upload", "lock", "reveal"])

@@ -9,7 +9,7 @@ from privacy.secagg.keys import ADVERT_CONTEXT, LOCK_CONTEXT, UPLOAD_CONTEXT, co
 from privacy.secagg.messages import Lock, Offer, Reveal, RevealRequest, Shares, decode, lock_digest
 from privacy.secagg.parcels import row_digest, share_hash
 from privacy.secagg.shamir import split
-from tacit.errors import BadShare, BadSignature, ConflictingLock, DescriptorMismatch, MalformedMessage
+from tacit.errors import BadShare, BadSignature, ConflictingLock, DescriptorMismatch, IllegalEvent, MalformedMessage
 
 LIAR = "beta"
 
@@ -304,3 +304,18 @@ def test_commitments_are_those_of_the_seeds(make_step):
     for parcel in offer.parcels:
         seed = secrets.pair_seeds[parcel.peer]
         assert parcel.pair_commitment == commit_pair(session.ctx, session.hash, LIAR, parcel.peer, seed)
+
+
+def test_an_epoch_in_which_one_of_a_pair_lies_is_over(make_step, replace):
+    """Nobody can say which of the two it is, so with the same keys it could burn every step that is left."""
+    step = make_step(4, steps=3)
+
+    def change(offer):
+        parcels = (replace(offer.parcels[0], pair_commitment=bytes(32)), *offer.parcels[1:])
+        return signed(step, replace(offer, parcels=parcels), UPLOAD_CONTEXT)
+
+    step.lie(LIAR, Offer, change).start().finish()
+    step.assert_burnt("alpha and beta")
+    assert not step.coordinator.can_begin()
+    with pytest.raises(IllegalEvent, match="cannot begin"):
+        step.begin_next()
