@@ -50,13 +50,13 @@ def train_round(
         TrainingError: the model is not the order's, or the engine refuses the model or its loss.
         ModelError: ``global_vector`` does not fit the model or is not finite.
     """
-    _check_model(model, order)
+    check_model(model, order)
     plan = DpSgdPlan.from_spec(order.training)
     learning_rate, momentum = order.training.learning_rate, order.training.momentum
     model.set_vector(global_vector)
     weights = global_vector.astype(np.float64)
     velocity = np.zeros_like(weights)
-    with HookedGradients(model.module, model.parameters, model.per_example_loss) as engine:
+    with open_engine(model) as engine:
         check_independence(engine, model.probe())
         for step in range(plan.steps):
             velocity = momentum * velocity + noisy_gradient(engine, data, plan, source)
@@ -66,7 +66,17 @@ def train_round(
     return (weights - global_vector.astype(np.float64)).astype(np.float32)
 
 
-def _check_model(model: AdapterModel, order: Order) -> None:
+def open_engine(model: AdapterModel) -> HookedGradients:
+    """Return the per-example gradient engine of a model, open: use it as a context manager, or close it.
+
+    Raises:
+        TrainingError: the engine refuses the model.
+    """
+    return HookedGradients(model.module, model.parameters, model.per_example_loss)
+
+
+def check_model(model: AdapterModel, order: Order) -> None:
+    """Raise TrainingError unless the model is the one the order was made for."""
     for what, ours, ordered in (
         ("adapter layout", model.layout.digest(), order.adapter_layout_digest),
         ("adapter length", model.layout.length, order.adapter_length),

@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 class PrivacyMode(StrEnum):
     """How noise and aggregation are arranged (design, section 4). Later modes are added here and nowhere else."""
 
+    #: every site's own noise protects its records, even if all others collude
     LOCAL = "local"
+    #: sites share the noise of a sum: central-DP noise without a trusted server, against at most c colluding sites
+    JOINT = "joint"
 
 
 class PrivacyUnit(StrEnum):

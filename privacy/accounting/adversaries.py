@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from privacy.accounting.pld import epsilon
-from privacy.events import DpEvent
+from privacy.events import DpEvent, PrivacyMode
 from tacit.errors import InputError
 
 COORDINATOR = "coordinator"
@@ -16,16 +16,18 @@ PUBLIC = "public"
 
 _OWN_NOISE = (
     "Every step's sum of clipped gradients is noised at the site before anything leaves it, so the bound needs "
-    "neither secure aggregation nor another site's honesty."
+    "neither secure aggregation nor another site's honesty; the same epsilon holds for any number of colluding sites."
+)
+_SHARED_NOISE = (
+    "In mode joint a step's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
+    "and the shares of at least t - c honest sites in each sum; more honest sites only lower it. If more than c = "
+    "{collusion_bound} sites collude with the coordinator, nothing is claimed for those steps."
 )
 _NO_CLAIM = "The noise was drawn from a test seed: whoever knows the seed can subtract it. No privacy is claimed."
 
 _SEES = {
     COORDINATOR: "Sees the whole transcript and may deviate from the protocol in any way.",
-    COLLUDING_SITES: (
-        "Up to c = {collusion_bound} sites pool everything they know with the coordinator; the same epsilon holds for "
-        "any number of them."
-    ),
+    COLLUDING_SITES: ("Up to c = {collusion_bound} sites pool everything they know with the coordinator."),
     SITE: "A curious partner sees the global adapter of every round and its own contribution.",
     PUBLIC: "Receives the released adapter, which is computed from the noised updates alone.",
 }
@@ -66,9 +68,10 @@ class AdversaryBounds(Mapping[str, AdversaryBound]):
 def adversary_bounds(
     events: Iterable[DpEvent], delta: float, *, collusion_bound: int, noise_secret: bool
 ) -> AdversaryBounds:
-    """Return what each adversary learns from ``events`` of one site in mode ``local``.
+    """Return what each adversary learns from ``events`` of one site.
 
-    In ``local`` mode every adversary gets the same bound: the site's own noise alone (docs/privacy.md).
+    In mode ``local`` every adversary gets the same bound: the site's own noise alone. In mode ``joint`` the bound is
+    the whole noise of a sum, which every adversary meets as long as at most c sites collude (docs/privacy.md).
 
     Args:
         events: everything the site spent on one dataset.
@@ -82,9 +85,13 @@ def adversary_bounds(
     """
     if collusion_bound < 1:
         raise InputError(f"collusion bound is {collusion_bound!r}; expected at least 1: one curious partner")
-    value = epsilon(events, delta)
+    spent = tuple(events)
+    value = epsilon(spent, delta)
     claimed = value if noise_secret else None
-    reason = _OWN_NOISE if noise_secret else _NO_CLAIM
+    modes = {event.mode for event in spent}
+    reasons = [_OWN_NOISE] if modes != {PrivacyMode.JOINT} else []
+    reasons += [_SHARED_NOISE] if PrivacyMode.JOINT in modes else []
+    reason = " ".join(reasons).format(collusion_bound=collusion_bound) if noise_secret else _NO_CLAIM
     return AdversaryBounds(
         tuple(
             AdversaryBound(name, claimed, delta, f"{sees.format(collusion_bound=collusion_bound)} {reason}")

@@ -59,7 +59,8 @@ def _check(event: object) -> None:
             hint="this version knows Poisson-subsampled Gaussian events only and never guesses a cost",
         )
     known = (
-        (event.mode, PrivacyMode.LOCAL),
+        # the noise multiplier of a joint event is that of the whole sum, so both modes are one mechanism
+        (event.mode, PrivacyMode.JOINT if event.mode is PrivacyMode.JOINT else PrivacyMode.LOCAL),
         (event.unit, PrivacyUnit.RECORD),
         (event.adjacency, Adjacency.ADD_REMOVE),
     )

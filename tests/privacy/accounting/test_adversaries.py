@@ -33,11 +33,26 @@ def test_a_test_seed_leaves_no_claim():
     assert all("No privacy is claimed" in bound.assumptions for bound in bounds.values())
 
 
+def test_joint_mode_rests_on_secure_aggregation_and_says_so():
+    """The noise multiplier is that of the whole sum, so the number is the central one; what it rests on is not."""
+    joint = EVENT.model_copy(update={"mode": PrivacyMode.JOINT})
+    bounds = adversary_bounds([joint], 1e-5, collusion_bound=2, noise_secret=True)
+    assert {bound.epsilon for bound in bounds.values()} == {epsilon([EVENT], 1e-5)}
+    assert all("needs secure aggregation" in bound.assumptions for bound in bounds.values())
+    assert all("more than c = 2 sites collude" in bound.assumptions for bound in bounds.values())
+    assert not any("neither secure aggregation" in bound.assumptions for bound in bounds.values())
+    both = adversary_bounds([EVENT, joint], 1e-5, collusion_bound=2, noise_secret=True)[SITE]
+    assert both.epsilon == epsilon([EVENT, joint], 1e-5)
+    assert "neither secure aggregation" in both.assumptions
+    assert "needs secure aggregation" in both.assumptions
+
+
 def test_a_mode_without_analysis_gets_no_bounds():
-    with pytest.raises(LedgerError, match="joint"):
-        adversary_bounds([EVENT.model_copy(update={"mode": "joint"})], 1e-5, collusion_bound=1, noise_secret=True)
-    with pytest.raises(LedgerError, match="joint"):
-        adversary_bounds([EVENT.model_copy(update={"mode": "joint"})], 1e-5, collusion_bound=1, noise_secret=False)
+    for noise_secret in (True, False):
+        with pytest.raises(LedgerError, match="site"):
+            adversary_bounds(
+                [EVENT.model_copy(update={"mode": "site"})], 1e-5, collusion_bound=1, noise_secret=noise_secret
+            )
 
 
 def test_one_curious_partner_is_the_least():
