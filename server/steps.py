@@ -306,8 +306,9 @@ class StepRegistry:
         )
 
     def abort_all(self, reason: str) -> None:
-        """End every open epoch without further sums."""
+        """End every open epoch without further sums, and forget all of them: nobody will read what they gave."""
         with self._lock:
             epochs = [epoch for several in self._epochs.values() for epoch in several]
+            self._epochs.clear()
         for epoch in epochs:
             epoch.abort(reason)

@@ -397,6 +397,18 @@ def test_a_step_number_is_opened_once_and_never_an_older_one(
     open_step(registry, make_order(step=6)).abort("over")
 
 
+def test_what_a_run_left_is_forgotten_at_its_end_but_not_its_step_numbers(
+    registry: StepRegistry, make_order: Callable[..., Order]
+) -> None:
+    order = make_order(step=3)
+    open_step(registry, order)
+    registry.abort_all("the run has ended")
+    with pytest.raises(ProtocolViolation, match="not open here"):
+        registry.step(order.run_id, 3)
+    with pytest.raises(ProtocolViolation, match="opened before"):
+        open_step(registry, order)
+
+
 def test_sums_that_do_not_fit_into_memory_are_not_begun(
     registry: StepRegistry, make_order: Callable[..., Order]
 ) -> None:
