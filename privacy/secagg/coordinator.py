@@ -10,22 +10,21 @@ tables do not accept raises :class:`~tacit.errors.IllegalEvent` and changes noth
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from privacy.secagg.coordinator_setup import CoordinatorSetup
 from privacy.secagg.coordinator_step import CoordinatorStep
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.effects import Burnt, CoordinatorEffect, Fault, PhaseChanged, SendTo, SiteAt, Summed
 from privacy.secagg.encoding import check_range
-from privacy.secagg.keys import Roster, setup_hash
+from privacy.secagg.keys import Roster
 from privacy.secagg.messages import (
     REASON_MAX_BYTES,
     Announce,
     Chunk,
     Encapsulated,
-    Established,
     Grant,
     KeyAdvert,
-    Keys,
     Lock,
     Message,
     Offer,
@@ -48,7 +47,6 @@ from privacy.secagg.phases import (
     stage_after,
 )
 from privacy.secagg.ring import RingVector
-from privacy.secagg.setup import check_advert, check_encapsulated
 from privacy.secagg.threshold import check_threshold, survivors_required
 from tacit.errors import (
     BadShare,
@@ -79,9 +77,6 @@ class _Site:
 
     name: str
     stage: Stage = Stage.WAITING
-    advert: bytes = b""
-    #: by recipient
-    encapsulations: dict[str, bytes] = field(default_factory=dict)
     gone_because: str = ""
 
 
@@ -115,7 +110,8 @@ class CoordinatorMachine:
         self._roster = roster
         self._phase = CoordinatorPhase.SETUP
         self._sites = {name: _Site(name) for name in descriptor.cohort}
-        self._advertised: tuple[str, ...] = ()
+        self._setup = CoordinatorSetup(descriptor, roster)
+        #: the setup's hash once it is closed; empty while it is not, and for good when it failed
         self._setup_hash = b""
         self._step: CoordinatorStep | None = None
         self._earlier: set[bytes] = set()
@@ -248,11 +244,9 @@ class CoordinatorMachine:
             raise DescriptorMismatch(f"{site.name} sent a message of another step or epoch", peer=site.name)
         match message:
             case KeyAdvert():
-                self._take_advert(site, message, frame)
+                self._setup.take_advert(site.name, message, frame)
             case Encapsulated():
-                site.encapsulations = check_encapsulated(
-                    self._descriptor, self._roster, self._setup_hash, self._advertised, site.name, message
-                )
+                self._setup.take_encapsulated(site.name, message)
             case Offer():
                 self._opened().take_offer(site.name, message)
                 site.stage = after
@@ -272,12 +266,6 @@ class CoordinatorMachine:
                 raise AssertionError(message)
         site.stage = after
         return [SiteAt(site.name, after)]
-
-    def _take_advert(self, site: _Site, message: KeyAdvert, frame: bytes) -> None:
-        if message.name != site.name:
-            raise BadSignature(f"{site.name} sent a key in the name of {message.name}", peer=site.name)
-        check_advert(self._descriptor, self._roster, message)
-        site.advert = frame
 
     def _open_uploads(self) -> list[CoordinatorEffect]:
         """Let waiting sites send their vectors while there is room. If all fit, they were told at the start."""
@@ -367,21 +355,13 @@ class CoordinatorMachine:
         return [PhaseChanged(phase), *(SendTo(name, request) for name in waiting)]
 
     def _close_setup(self) -> list[CoordinatorEffect]:
-        adverts = {site.name: site.advert for site in self._left()}
-        self._advertised = tuple(adverts)
-        self._setup_hash = setup_hash(self._epoch_ctx, adverts)
-        frame = Keys(self._epoch_ctx, self._descriptor.encode_epoch(), tuple(adverts.values())).encode()
-        return self._ask(CoordinatorPhase.KEYS, Stage.ADVERTISED, frame)
+        keys = self._setup.close_adverts([site.name for site in self._left()])
+        self._setup_hash = self._setup.hash
+        return self._ask(CoordinatorPhase.KEYS, Stage.ADVERTISED, keys.encode())
 
     def _close_keys(self) -> list[CoordinatorEffect]:
-        joined = tuple(site.name for site in self._left())
-        effects: list[CoordinatorEffect] = []
-        for name in joined:
-            frames = tuple(self._sites[sender].encapsulations[name] for sender in joined if sender < name)
-            effects.append(SendTo(name, Established(self._epoch_ctx, joined, frames).encode()))
-        for site in self._sites.values():
-            site.encapsulations = {}
-        return effects + self._announce()
+        established = self._setup.close_keys(tuple(site.name for site in self._left()))
+        return [*(SendTo(name, message.encode()) for name, message in established.items()), *self._announce()]
 
     def _announce(self) -> list[CoordinatorEffect]:
         participants = tuple(site.name for site in self._left())
