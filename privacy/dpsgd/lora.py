@@ -182,7 +182,7 @@ def _lora_factors(layer: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear, fl
     (adapter,) = active
     wrapper: Any = layer
     groups = (wrapper.lora_A, wrapper.lora_B)
-    if any(not isinstance(group, nn.ModuleDict) or list(group) != [adapter] for group in groups):
+    if any(not isinstance(group, nn.ModuleDict) or adapter not in group for group in groups):
         return None
     a, b = (group[adapter] for group in groups)
     if (

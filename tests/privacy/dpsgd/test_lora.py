@@ -43,6 +43,14 @@ def norms_and_embeddings() -> Case:
     return case
 
 
+def base_weights() -> Case:
+    case = token_classifier(("query",))
+    for name, parameter in case.module.named_parameters():
+        if "query.base_layer" in name:
+            parameter.requires_grad_(True)
+    return case
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "BERT, attention, head": lambda: token_classifier(("query", "value")),
     "BERT, every linear layer": token_classifier,
@@ -56,6 +64,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "Llama, head": lambda: causal_llama(("q_proj", "v_proj"), modules_to_save=["lm_head"]),
     "Llama, LoRA on the head": lambda: causal_llama(("q_proj", "lm_head")),
     # LoRA layers that are not computed as one
+    "LoRA and what it is on": base_weights,
     "LoRA with biases": lambda: token_classifier(("query",), lora_bias=True),
     "LoRA with dropout": lambda: token_classifier(("query",), lora_dropout=0.5),
     "GPT-2": causal_gpt2,
@@ -129,6 +138,14 @@ def test_same_bits_again() -> None:
     with case.engine() as engine:
         first, second = engine.per_example(batch, 6), engine.per_example(batch, 6)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_hooks_within_a_lora_layer_are_not_skipped() -> None:
+    case, texts = token_classifier(("query",)), Texts()
+    for layer in case.module.modules():
+        if hasattr(layer, "base_layer"):
+            layer.base_layer.register_forward_hook(lambda layer, inputs, output: 2 * output)
+    assert_same(list(case.parameters), together(case, texts), one_at_a_time(case, texts))
 
 
 # --- what is left alone
@@ -242,8 +259,15 @@ def test_the_librarys_loss_is_refused(build: Callable[[], Case]) -> None:
 
 
 def test_dora_is_refused() -> None:
+    case = token_classifier(("query",), use_dora=True)
     with pytest.raises(TrainingError, match="lora_magnitude_vector"):
-        token_classifier(("query",), use_dora=True).engine()
+        case.engine()
+    # nor is it computed as if it were LoRA when its magnitudes are frozen
+    for name, parameter in case.module.named_parameters():
+        if "lora_magnitude_vector" in name:
+            parameter.requires_grad_(False)
+    with pytest.raises(TrainingError, match="expected the records first"):
+        together(case, Texts())
 
 
 def test_lora_on_an_embedding_is_refused() -> None:
@@ -260,6 +284,14 @@ def test_merged_and_disabled_adapters_are_refused() -> None:
     disabled = token_classifier()
     with disabled.module.disable_adapter(), pytest.raises(TrainingError):
         together(disabled, Texts())
+
+
+def test_adapter_that_is_not_active_is_left_alone() -> None:
+    case, texts = token_classifier(("query",)), Texts()
+    expected = one_at_a_time(case, texts)
+    case.module.add_adapter("other", case.module.peft_config["default"])
+    assert sum(hasattr(layer, "lora_A") for layer in _patches(case.module, _book())) == 2
+    assert_same(list(case.parameters), together(case, texts), expected)
 
 
 def test_second_adapter_that_trains_is_refused() -> None:
