@@ -28,7 +28,7 @@ def both(model: nn.Module, inputs: torch.Tensor) -> tuple[list[torch.Tensor], li
 
 
 class Repeated(nn.Module):
-    """One layer three times, as in ALBERT; once without gradients."""
+    """One layer three times, as in ALBERT; once without gradients, where it may see what is no batch."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Repeated(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            start = self.layer(values)
+            start = self.layer(torch.ones_like(values[:1]))
         return self.layer(torch.tanh(self.layer(torch.tanh(self.layer(values + start))))).flatten(1).square().sum(1)
 
 

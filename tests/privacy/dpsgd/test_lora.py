@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import nn
 
 from privacy.dpsgd import HookedGradients, LoraGradients
@@ -292,6 +293,13 @@ def test_adapter_that_is_not_active_is_left_alone() -> None:
     case.module.add_adapter("other", case.module.peft_config["default"])
     assert sum(hasattr(layer, "lora_A") for layer in _patches(case.module, _book())) == 2
     assert_same(list(case.parameters), together(case, texts), expected)
+
+
+def test_adapter_that_is_not_on_every_lora_layer() -> None:
+    case, texts = token_classifier(("query",)), Texts()
+    case.module.add_adapter("other", LoraConfig(task_type="TOKEN_CLS", target_modules=["value"], r=2))
+    case.module.set_adapter("other")
+    assert_same(list(case.parameters), together(case, texts), one_at_a_time(case, texts))
 
 
 def test_second_adapter_that_trains_is_refused() -> None:
