@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.dpsgd import clip_factors, clipped_sum, gradient_norms
+from privacy.dpsgd.clipping import _as_stored
 
 SHAPES = ((3, 4), (5,), (2, 2, 2))
 
@@ -89,5 +90,6 @@ def test_transposed_gradients_give_the_same_sum_without_a_copy() -> None:
     gradients = random_gradients(6, 2.0)
     turned = [gradients[0].mT.contiguous().mT, *gradients[1:]]
     assert not turned[0].is_contiguous()
+    assert _as_stored(turned[0]).is_contiguous()
     assert torch.equal(clipped_sum(turned, 1.5), clipped_sum(gradients, 1.5))
     torch.testing.assert_close(gradient_norms(turned), gradient_norms(gradients), rtol=1e-14, atol=0)

@@ -129,6 +129,7 @@ def test_weight_that_is_used_past_its_layer_is_refused() -> None:
     engine = LoraGradients(model, trainable(model), lambda batch: (model(batch) @ model.weight).sum(1))
     with engine, pytest.raises(TrainingError, match="used outside of its layer's forward"):
         engine.per_example(torch.randn(COUNT, WIDTH), COUNT)
+    assert model.weight.grad is None, "a gradient of data is left behind"
 
 
 def test_loss_without_gradients_is_refused() -> None:

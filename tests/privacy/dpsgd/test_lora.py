@@ -15,6 +15,7 @@ from tacit.errors import TrainingError
 from tests.privacy.dpsgd.language_models import (
     Batch,
     Case,
+    Engine,
     Texts,
     assert_same,
     causal_gpt2,
@@ -180,6 +181,15 @@ def test_layers_are_given_back_after_an_error() -> None:
     assert_same(list(case.parameters), together(case, Texts()), one_at_a_time(case, Texts()))
 
 
+def test_gradients_from_before_are_forgotten() -> None:
+    """Not taken for a use of the weights past their layers."""
+    case, texts = token_classifier(), Texts()
+    case.loss(texts.everybody()).mean().backward()
+    got = together(case, texts)
+    assert all(parameter.grad is None for parameter in case.parameters.values())
+    assert_same(list(case.parameters), got, one_at_a_time(case, texts))
+
+
 def test_closed_engine_is_refused() -> None:
     case = token_classifier()
     with case.engine() as engine:
@@ -223,6 +233,7 @@ def test_gradient_checkpointing(build: Callable[[], Case], reentrant: bool) -> N
     layer.register_forward_hook(lambda *_: calls.append(True))
     assert_same(list(case.parameters), together(case, texts), expected)
     assert len(calls) == 2, "the block was not computed again"
+    assert not any(block.training for block in case.module.modules())
 
 
 def test_frozen_weights_in_bfloat16() -> None:
@@ -322,6 +333,15 @@ def test_extra_arguments_of_a_lora_layer_are_refused() -> None:
 
     with case.engine(loss=loss) as engine, pytest.raises(TrainingError, match="adapter_names"):
         engine.per_example(Texts().everybody(), 6)
+
+
+@pytest.mark.parametrize("first", [LoraGradients, HookedGradients])
+def test_second_engine_on_a_lora_model_is_refused(first: Engine) -> None:
+    """Here only wrappers are patched, and no layer that owns a trainable parameter."""
+    case = causal_llama()
+    for second in (LoraGradients, HookedGradients):
+        with case.engine(first), pytest.raises(TrainingError, match="already"):
+            case.engine(second)
 
 
 def test_tied_weights_are_refused() -> None:
