@@ -38,6 +38,7 @@ def test_fused_step_is_the_stock_step(model: str, monkeypatch: pytest.MonkeyPatc
     assert_close(moved(work, fused_step), moved(work, stock_step))
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize("name", opacus_steps.ENGINES)
 def test_opacus_takes_the_private_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (lora_step, opacus_steps):
