@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-import dp_accounting
-from dp_accounting.pld import privacy_loss_distribution as pld
-
+from privacy.accounting.composition import composed, repeated
 from privacy.accounting.rdp import rdp_of
 from privacy.accounting.spends import Spend, check_delta, merge
 from privacy.events import DpEvent
@@ -58,16 +56,19 @@ def epsilon_of(spends: tuple[Spend, ...], delta: float) -> float:
     return _epsilon(spends, delta)
 
 
-@lru_cache(maxsize=4096)
+# Few: a key is as long as the lifetime has kinds of event.
+@lru_cache(maxsize=256)
 def _epsilon(spends: tuple[Spend, ...], delta: float) -> float:
     renyi = rdp_of(spends, delta)
     steps = sum(spend.steps for spend in spends)
     if renyi > _LARGEST_EPSILON or delta < _SMALLEST_DELTA or steps > _MOST_STEPS:
         return renyi
     width = _width(spends, renyi)
-    newest = _repeated(spends[-1], width)
-    composed = newest if len(spends) == 1 else _composed(spends[:-1], width).compose(newest)
-    return float(composed.get_epsilon_for_delta(delta))
+    # The newest kind is the one a run repeats: apart from the others, each of its steps costs one composition.
+    whole = repeated(spends[-1], width)
+    if len(spends) > 1:
+        whole = composed(spends[:-1], width).compose(whole)
+    return float(whole.get_epsilon_for_delta(delta))
 
 
 def _width(spends: tuple[Spend, ...], renyi_epsilon: float) -> float:
@@ -80,35 +81,3 @@ def _loss_spread(spend: Spend) -> float:
     """About the standard deviation of one step's privacy loss: q sqrt(exp(1/sigma^2) - 1)."""
     exponent = min(spend.noise_multiplier**-2, 700.0)
     return spend.sample_rate * math.sqrt(math.expm1(exponent))
-
-
-def _composed(spends: tuple[Spend, ...], width: float) -> pld.PrivacyLossDistribution:
-    return _repeated(spends[0], width) if len(spends) == 1 else _settled(spends, width)
-
-
-@lru_cache(maxsize=128)
-def _settled(spends: tuple[Spend, ...], width: float) -> pld.PrivacyLossDistribution:
-    """Compose two or more spends that do not change while a run repeats its newest one.
-
-    Along a left-heavy binary tree, so that one spend more recomputes log2(n) nodes, not n. Cached, but not without
-    end: a node takes up to megabytes.
-    """
-    left = 1 << (len(spends) - 1).bit_length() - 1
-    return _composed(spends[:left], width).compose(_composed(spends[left:], width))
-
-
-def _repeated(spend: Spend, width: float) -> pld.PrivacyLossDistribution:
-    one = _one_step(spend.noise_multiplier, spend.sample_rate, width)
-    return one if spend.steps == 1 else one.self_compose(spend.steps)
-
-
-@lru_cache(maxsize=64)
-def _one_step(noise_multiplier: float, sample_rate: float, width: float) -> pld.PrivacyLossDistribution:
-    return pld.from_gaussian_mechanism(
-        noise_multiplier,
-        pessimistic_estimate=True,
-        value_discretization_interval=width,
-        sampling_prob=sample_rate,
-        use_connect_dots=True,
-        neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-    )

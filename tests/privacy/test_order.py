@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from privacy.events import SubsampledGaussian
-from privacy.order import Order, WeightSpec, Receipt
+from privacy.order import Order, Receipt, WeightSpec
 from tacit.canonical import canonical_json
 
 ORDER: dict[str, Any] = {

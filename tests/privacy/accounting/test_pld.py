@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import norm
 
 from privacy.accounting import epsilon, epsilon_rdp
-from privacy.accounting import pld as pld_module
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from tacit.errors import InputError, LedgerError
 
@@ -192,23 +191,3 @@ def test_unknown_events_raise(unknown):
     for accountant in (epsilon, epsilon_rdp):
         with pytest.raises(LedgerError, match="no accountant understands"):
             accountant([event(1.0, 0.1, 1), unknown], 1e-5)
-
-
-def test_a_long_run_reuses_what_is_settled(monkeypatch):
-    """On top of 30 settled kinds, one more step of the newest composes twice, not thirty times."""
-    settled = [event(1.0 + i / 50, 0.02, 10) for i in range(30)]
-    epsilon([*settled, event(0.9, 0.02, 1)], 1e-5)
-    compositions = 0
-    original = pld_module.pld.PrivacyLossDistribution.compose
-
-    def counted(self, *arguments, **options):
-        nonlocal compositions
-        compositions += 1
-        return original(self, *arguments, **options)
-
-    monkeypatch.setattr(pld_module.pld.PrivacyLossDistribution, "compose", counted)
-    epsilon([*settled, event(0.9, 0.02, 2)], 1e-5)
-    assert compositions == 1
-    # A new kind settles the one before it: one path of the tree, not all of it.
-    epsilon([*settled, event(0.9, 0.02, 2), event(0.8, 0.02, 1)], 1e-5)
-    assert compositions <= 1 + 1 + 5
