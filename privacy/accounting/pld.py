@@ -23,7 +23,8 @@ FINE_VALUE_DISCRETIZATION = 1e-4
 
 # Outside this range a discretised PLD is unwieldy (a noise multiplier of 0.001 has 10^9 buckets) or close to the
 # floor of double-precision FFT; the Rényi bound, valid everywhere, is reported instead.
-_LARGEST_EPSILON = 100.0
+_LARGEST_MEAN_LOSS = 400.0
+_SMALLEST_NOISE_MULTIPLIER = 0.1
 _SMALLEST_DELTA = 1e-10
 _MOST_STEPS = 1_000_000
 
@@ -38,7 +39,8 @@ def epsilon(events: Iterable[DpEvent], delta: float) -> float:
     """Return an upper bound, never an estimate, on epsilon at ``delta`` of all ``events`` composed adaptively.
 
     A pessimistic PLD bound with buckets of 1e-3 (1e-4 where single steps lose very little). Where no trustworthy
-    PLD exists (epsilon over 100, delta under 1e-10, more than a million steps) it is the looser Rényi bound.
+    PLD exists (a noise multiplier under 0.1, a mean privacy loss over 400, delta under 1e-10, more than a million
+    steps) it is the looser Rényi bound.
 
     Raises:
         LedgerError: an event no accountant here can interpret.
@@ -60,8 +62,7 @@ def epsilon_of(spends: tuple[Spend, ...], delta: float) -> float:
 @lru_cache(maxsize=256)
 def _epsilon(spends: tuple[Spend, ...], delta: float) -> float:
     renyi = rdp_of(spends, delta)
-    steps = sum(spend.steps for spend in spends)
-    if renyi > _LARGEST_EPSILON or delta < _SMALLEST_DELTA or steps > _MOST_STEPS:
+    if delta < _SMALLEST_DELTA or not _discretises_well(spends):
         return renyi
     width = _width(spends, renyi)
     # The newest kind is the one a run repeats: apart from the others, each of its steps costs one composition.
@@ -69,6 +70,26 @@ def _epsilon(spends: tuple[Spend, ...], delta: float) -> float:
     if len(spends) > 1:
         whole = composed(spends[:-1], width).compose(whole)
     return float(whole.get_epsilon_for_delta(delta))
+
+
+def _discretises_well(spends: tuple[Spend, ...]) -> bool:
+    return (
+        sum(spend.steps for spend in spends) <= _MOST_STEPS
+        and all(spend.noise_multiplier >= _SMALLEST_NOISE_MULTIPLIER for spend in spends)
+        and sum(spend.steps * _mean_loss(spend) for spend in spends) <= _LARGEST_MEAN_LOSS
+    )
+
+
+def _mean_loss(spend: Spend) -> float:
+    """An upper bound on one step's mean privacy loss, which is a Kullback-Leibler divergence.
+
+    Convexity bounds it by q times that of two Gaussians, q / (2 sigma^2), and the Rényi divergence of order 2, never
+    below it, by log(1 + q^2 (exp(1/sigma^2) - 1)).
+    """
+    exponent = min(spend.noise_multiplier**-2, 700.0)
+    return min(
+        spend.sample_rate * spend.noise_multiplier**-2 / 2, math.log1p(spend.sample_rate**2 * math.expm1(exponent))
+    )
 
 
 def _width(spends: tuple[Spend, ...], renyi_epsilon: float) -> float:
