@@ -12,6 +12,9 @@ from tacit.errors import InputError
 #: The calibrated epsilon lies in ``[(1 - RELATIVE_SLACK) target, target]``.
 RELATIVE_SLACK = 1e-3
 
+#: A jump of the bound that still makes a calibration; over a larger one the noise would mean something else.
+_LARGEST_JUMP = 0.05
+
 _SMALLEST_EPSILON = 0.01
 _LARGEST_EPSILON = 50.0
 _MOST_STEPS = 1_000_000
@@ -28,7 +31,8 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, sample_rate: float,
         steps: number of steps composed, at most a million.
 
     Raises:
-        InputError: an argument is out of range, or no noise multiplier up to 1e5 meets the target.
+        InputError: an argument is out of range, no noise multiplier up to 1e5 meets the target, or none that can be
+            accounted for well spends that much: delta alone then covers what the steps reveal.
     """
     _check(epsilon, delta, sample_rate, steps)
 
@@ -36,8 +40,8 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, sample_rate: float,
         return epsilon_of((Spend(noise_multiplier, sample_rate, steps),), delta)
 
     low, high = _bracket(spent, epsilon)
-    # The loop ends without a value in the window only where the discretised bound jumps over it; the side that never
-    # exceeds the target is returned either way.
+    # The loop ends without a value in the window only where the bound jumps over it, from one width of buckets to the
+    # other or to the Rényi bound; the side that never exceeds the target is looked at then.
     while high / low > 1 + 1e-12:
         middle = math.sqrt(low * high)
         value = spent(middle)
@@ -46,7 +50,14 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, sample_rate: float,
             continue
         high = middle
         if value >= epsilon * (1 - RELATIVE_SLACK):
-            break
+            return high
+    value = spent(high)
+    if value < epsilon * (1 - _LARGEST_JUMP):
+        raise InputError(
+            f"no noise multiplier spends about epsilon {epsilon:g} at delta {delta:g}: one of {high:.4g} spends "
+            f"{value:.4g}, and below it the loss is too large to be accounted for",
+            hint="choose a smaller delta",
+        )
     return high
 
 
@@ -77,3 +88,10 @@ def _check(epsilon: float, delta: float, sample_rate: float, steps: int) -> None
         )
     if not 1 <= steps <= _MOST_STEPS:
         raise InputError(f"steps is {steps!r}; expected 1 to {_MOST_STEPS}")
+    sampled = 1.0 if sample_rate == 1.0 else -math.expm1(steps * math.log1p(-sample_rate))
+    if delta >= sampled:
+        raise InputError(
+            f"delta {delta:g} covers a record's whole chance of ever being sampled, {sampled:.3g}: any epsilon would "
+            "be met without noise",
+            hint="choose delta well below one over the number of people in the data, for example 1e-5",
+        )

@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-import dp_accounting
-from dp_accounting.pld import privacy_loss_distribution as pld
-
+from privacy.accounting.composition import composed, repeated
 from privacy.accounting.rdp import rdp_of
 from privacy.accounting.spends import Spend, check_delta, merge
 from privacy.events import DpEvent
@@ -25,7 +23,8 @@ FINE_VALUE_DISCRETIZATION = 1e-4
 
 # Outside this range a discretised PLD is unwieldy (a noise multiplier of 0.001 has 10^9 buckets) or close to the
 # floor of double-precision FFT; the Rényi bound, valid everywhere, is reported instead.
-_LARGEST_EPSILON = 100.0
+_LARGEST_MEAN_LOSS = 400.0
+_SMALLEST_NOISE_MULTIPLIER = 0.1
 _SMALLEST_DELTA = 1e-10
 _MOST_STEPS = 1_000_000
 
@@ -40,7 +39,8 @@ def epsilon(events: Iterable[DpEvent], delta: float) -> float:
     """Return an upper bound, never an estimate, on epsilon at ``delta`` of all ``events`` composed adaptively.
 
     A pessimistic PLD bound with buckets of 1e-3 (1e-4 where single steps lose very little). Where no trustworthy
-    PLD exists (epsilon over 100, delta under 1e-10, more than a million steps) it is the looser Rényi bound.
+    PLD exists (a noise multiplier under 0.1, a mean privacy loss over 400, delta under 1e-10, more than a million
+    steps) it is the looser Rényi bound.
 
     Raises:
         LedgerError: an event no accountant here can interpret.
@@ -58,16 +58,38 @@ def epsilon_of(spends: tuple[Spend, ...], delta: float) -> float:
     return _epsilon(spends, delta)
 
 
-@lru_cache(maxsize=4096)
+# Few: a key is as long as the lifetime has kinds of event.
+@lru_cache(maxsize=256)
 def _epsilon(spends: tuple[Spend, ...], delta: float) -> float:
     renyi = rdp_of(spends, delta)
-    steps = sum(spend.steps for spend in spends)
-    if renyi > _LARGEST_EPSILON or delta < _SMALLEST_DELTA or steps > _MOST_STEPS:
+    if delta < _SMALLEST_DELTA or not _discretises_well(spends):
         return renyi
     width = _width(spends, renyi)
-    newest = _repeated(spends[-1], width)
-    composed = newest if len(spends) == 1 else _composed(spends[:-1], width).compose(newest)
-    return float(composed.get_epsilon_for_delta(delta))
+    # The newest kind is the one a run repeats: apart from the others, each of its steps costs one composition.
+    whole = repeated(spends[-1], width)
+    if len(spends) > 1:
+        whole = composed(spends[:-1], width).compose(whole)
+    return float(whole.get_epsilon_for_delta(delta))
+
+
+def _discretises_well(spends: tuple[Spend, ...]) -> bool:
+    return (
+        sum(spend.steps for spend in spends) <= _MOST_STEPS
+        and all(spend.noise_multiplier >= _SMALLEST_NOISE_MULTIPLIER for spend in spends)
+        and sum(spend.steps * _mean_loss(spend) for spend in spends) <= _LARGEST_MEAN_LOSS
+    )
+
+
+def _mean_loss(spend: Spend) -> float:
+    """An upper bound on one step's mean privacy loss, which is a Kullback-Leibler divergence.
+
+    Convexity bounds it by q times that of two Gaussians, q / (2 sigma^2), and the Rényi divergence of order 2, never
+    below it, by log(1 + q^2 (exp(1/sigma^2) - 1)).
+    """
+    exponent = min(spend.noise_multiplier**-2, 700.0)
+    return min(
+        spend.sample_rate * spend.noise_multiplier**-2 / 2, math.log1p(spend.sample_rate**2 * math.expm1(exponent))
+    )
 
 
 def _width(spends: tuple[Spend, ...], renyi_epsilon: float) -> float:
@@ -80,35 +102,3 @@ def _loss_spread(spend: Spend) -> float:
     """About the standard deviation of one step's privacy loss: q sqrt(exp(1/sigma^2) - 1)."""
     exponent = min(spend.noise_multiplier**-2, 700.0)
     return spend.sample_rate * math.sqrt(math.expm1(exponent))
-
-
-def _composed(spends: tuple[Spend, ...], width: float) -> pld.PrivacyLossDistribution:
-    return _repeated(spends[0], width) if len(spends) == 1 else _settled(spends, width)
-
-
-@lru_cache(maxsize=128)
-def _settled(spends: tuple[Spend, ...], width: float) -> pld.PrivacyLossDistribution:
-    """Compose two or more spends that do not change while a run repeats its newest one.
-
-    Along a left-heavy binary tree, so that one spend more recomputes log2(n) nodes, not n. Cached, but not without
-    end: a node takes up to megabytes.
-    """
-    left = 1 << (len(spends) - 1).bit_length() - 1
-    return _composed(spends[:left], width).compose(_composed(spends[left:], width))
-
-
-def _repeated(spend: Spend, width: float) -> pld.PrivacyLossDistribution:
-    one = _one_step(spend.noise_multiplier, spend.sample_rate, width)
-    return one if spend.steps == 1 else one.self_compose(spend.steps)
-
-
-@lru_cache(maxsize=64)
-def _one_step(noise_multiplier: float, sample_rate: float, width: float) -> pld.PrivacyLossDistribution:
-    return pld.from_gaussian_mechanism(
-        noise_multiplier,
-        pessimistic_estimate=True,
-        value_discretization_interval=width,
-        sampling_prob=sample_rate,
-        use_connect_dots=True,
-        neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-    )

@@ -32,11 +32,24 @@ def spent(noise_multiplier: float, delta: float, sample_rate: float, steps: int)
         (0.1, 1e-6, 0.01, 500),
         (8.0, 1e-5, 1.0, 1),
         (50.0, 1e-5, 0.5, 10),
+        # Rényi accounting, loose at little noise, takes these for more than 100.
+        (50.0, 1e-3, 0.05, 120),
+        (50.0, 1e-6, 0.01, 1000),
     ],
 )
 def test_meets_the_target_and_never_exceeds_it(target, delta, sample_rate, steps):
     noise_multiplier = calibrate_noise_multiplier(target, delta, sample_rate, steps)
     assert 0.999 * target <= spent(noise_multiplier, delta, sample_rate, steps) <= target
+
+
+@pytest.mark.parametrize("target", [0.01, 0.3, 2.0, 8.0, 30.0])
+@pytest.mark.parametrize("delta", [1e-4, 1e-9])
+@pytest.mark.parametrize(("sample_rate", "steps"), [(0.002, 300), (0.05, 120), (0.4, 6), (1.0, 1), (1.0, 40)])
+def test_the_grid(target, delta, sample_rate, steps):
+    """Within a tenth of a percent below the target, and the least noise that is: a little less overspends."""
+    noise_multiplier = calibrate_noise_multiplier(target, delta, sample_rate, steps)
+    assert 0.999 * target <= spent(noise_multiplier, delta, sample_rate, steps) <= target
+    assert spent(noise_multiplier * 0.998, delta, sample_rate, steps) > 0.999 * target
 
 
 def test_less_noise_than_renyi_accounting_needs():
@@ -57,6 +70,8 @@ def test_less_noise_than_renyi_accounting_needs():
         ((1.0, 1e-5, 1.1, 10), "sample rate"),
         ((1.0, 1e-5, 0.1, 0), "steps"),
         ((0.01, 1e-9, 1.0, 1_000_000), "no noise multiplier"),
+        ((8.0, 1e-3, 1e-3, 1), "whole chance of ever being sampled"),
+        ((8.0, 1e-3, 1e-4, 10), "whole chance of ever being sampled"),
     ],
 )
 def test_impossible_requests_are_refused(arguments, what):
@@ -66,7 +81,16 @@ def test_impossible_requests_are_refused(arguments, what):
 
 def test_a_bound_that_jumps_over_the_window_is_met_from_below(monkeypatch):
     monkeypatch.setattr(
-        "privacy.accounting.calibration.epsilon_of", lambda spends, _: 1.0 if spends[0].noise_multiplier > 2 else 20.0
+        "privacy.accounting.calibration.epsilon_of", lambda spends, _: 9.6 if spends[0].noise_multiplier > 2 else 20.0
     )
     assert calibrate_noise_multiplier(10.0, 1e-5, 0.1, 10) == pytest.approx(2.0, rel=1e-9)
     assert calibrate_noise_multiplier(10.0, 1e-5, 0.1, 10) > 2.0
+
+
+def test_a_noise_that_means_something_else_is_not_handed_out(monkeypatch):
+    """Where the bound jumps from nearly nothing to far above the target, no noise multiplier is a calibration."""
+    monkeypatch.setattr(
+        "privacy.accounting.calibration.epsilon_of", lambda spends, _: 0.0 if spends[0].noise_multiplier > 0.1 else 90.0
+    )
+    with pytest.raises(InputError, match="no noise multiplier spends about epsilon 10"):
+        calibrate_noise_multiplier(10.0, 1e-5, 0.1, 10)

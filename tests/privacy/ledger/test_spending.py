@@ -8,7 +8,8 @@ from datetime import datetime
 
 import pytest
 
-from privacy.accounting import calibrate_noise_multiplier, epsilon
+from privacy.accounting import calibrate_noise_multiplier, composition, epsilon
+from privacy.accounting import pld as pld_module
 from privacy.ledger import Budget, Ledger, StepKey, statement
 from privacy.ledger.entries import Reserve
 from tacit.errors import BudgetExceeded, InputError, LedgerError, RefusalReason, StepAlreadySpent
@@ -239,3 +240,38 @@ def test_the_statement_adds_up(ledger, words):
     assert [item.step for item in page.open_reservations] == [3, 4]
     assert page.agreements[0].in_force
     assert page.tree_head == ledger.tree_head()
+
+
+def test_the_ledgers_numbers_are_those_of_a_composition_without_caches(ledger, words):
+    """Runs of many kinds on two datasets; what the ledger composed step by step is what an auditor gets at once."""
+    wide = Budget(epsilon_per_run=90.0, epsilon_lifetime=90.0, delta=1e-5)
+    kinds = [
+        words.event(noise_multiplier=1.5 + index % 7 / 3, sample_rate=0.02 + index % 3 / 50) for index in range(24)
+    ]
+    written = []
+    for step, event in enumerate(kinds, start=1):
+        reservation = words.reserve(
+            ledger,
+            step,
+            event=event,
+            budget=wide,
+            dataset=f"set-{step % 2}",
+            key=StepKey(f"{step % 5:016x}", step, step),
+        )
+        written.append((reservation.epsilon_run, reservation.epsilon_lifetime))
+    for number in (1, 2, 9, 23, 24):
+        composition.STORE.clear()
+        pld_module._epsilon.cache_clear()
+        same_set = [kinds[step - 1] for step in range(1, number + 1) if step % 2 == number % 2]
+        same_run = [kinds[step - 1] for step in range(1, number + 1) if (step - number) % 10 == 0]
+        assert written[number - 1] == (epsilon(same_run, 1e-5), epsilon(same_set, 1e-5))
+    assert ledger.spent("set-0", 1e-5) == written[-1][1]
+
+
+def test_a_refused_reservation_leaves_the_next_one_as_it_was(ledger, words):
+    words.reserve(ledger, 1)
+    before = ledger.would_spend(words.DATASET, words.event(), 1e-5)
+    with pytest.raises(BudgetExceeded):
+        words.reserve(ledger, 2, event=words.event(noise_multiplier=0.6, steps=5000))
+    assert ledger.would_spend(words.DATASET, words.event(), 1e-5) == before
+    assert words.reserve(ledger, 3).epsilon_lifetime == before
