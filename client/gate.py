@@ -185,6 +185,10 @@ def _strategy_is_allowed(order: Order, at: _Situation) -> None:
         )
 
 
+#: Modes an accountant knows are agreed on before an engine for them exists; until then no order is carried out.
+_CARRIED_OUT = (PrivacyMode.LOCAL,)
+
+
 def _task_is_the_agreed_one(order: Order, at: _Situation) -> None:
     if order.labels != at.agreement.task.labels:
         raise Refusal(
@@ -220,6 +224,10 @@ def _adapter_is_allowed(order: Order, at: _Situation) -> None:
 
 def _guarantee_is_the_agreed_one(order: Order, at: _Situation) -> None:
     terms = at.agreement.privacy
+    if order.mode not in _CARRIED_OUT:
+        raise _privacy(
+            f"mode {order.mode.value!r} was ordered; this version carries out {', '.join(_CARRIED_OUT)} only"
+        )
     if order.mode not in terms.modes:
         raise _privacy(f"mode {order.mode.value!r} was ordered, agreed: {', '.join(terms.modes)}")
     if order.unit != terms.unit:

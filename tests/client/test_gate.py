@@ -378,6 +378,15 @@ def test_an_order_under_another_guarantee_is_refused(monkeypatch: pytest.MonkeyP
     gate().check(order().model_copy(update={"mode": _Other("x"), "unit": _Other("y")}), now=NOW)
 
 
+def test_a_mode_that_is_agreed_on_but_not_built_is_refused() -> None:
+    """Accountants know mode joint; a site that was ordered it would train as in mode local, so it does not."""
+    terms = {"privacy.modes": ["local", "joint"]}
+    agreed = Agreement.model_validate(changed(TERMS, terms)).digest()
+    refused = refusal(gate(terms), order(mode="joint", agreement_digest=agreed))
+    assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
+    assert "carries out local only" in refused.message
+
+
 class _Other(str):
     """A value of an enumeration to come."""
 
