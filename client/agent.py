@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,12 +18,13 @@ from pydantic import ValidationError
 from certs.identity import Identity
 from client.aggregation import AggregationTransport, Session, take_part
 from client.gate import Gate
+from client.joint_training import JointTraining
 from client.step_journal import FileStepJournal
 from client.training import train_round
 from client.workbench import Workbench
 from models.layout import state_digest
 from privacy.agreement import VerifiedAgreement
-from privacy.events import DpEvent
+from privacy.events import DpEvent, PrivacyMode
 from privacy.ledger import Budget, Ledger, Reservation, StepKey
 from privacy.order import Order, Receipt, ReceiptStatus
 from privacy.policy import SitePolicy, effective_limits
@@ -207,13 +209,20 @@ class SiteAgent:
         session: Session,
     ) -> None:
         reservation: Reservation | None = None
-
         survivors: tuple[str, ...] = ()
+        joint: JointTraining | None = None
 
         def make_update(step: int) -> RingVector:
-            nonlocal reservation
-            reservation = self._reserve(order)
+            nonlocal reservation, joint
+            # one reservation for all that the order will draw: before the first noise, for the last
+            if reservation is None:
+                reservation = self._reserve(order)
             session.tell("training")
+            if order.mode is PrivacyMode.JOINT:
+                if joint is None:
+                    joint = stack.enter_context(self._joint(order, vector))
+                self._on_local_step(step - order.step, order.secagg.steps)
+                return joint.contribution()
             model, records = self._workbench.fit(order)
             delta = train_round(
                 model,
@@ -228,18 +237,21 @@ class SiteAgent:
         def on_ended(ended: Ended) -> None:
             nonlocal survivors
             survivors = ended.survivors
+            if joint is not None:
+                joint.apply(ended)
 
         last_step = self._journal.last_step(order.run_id)
         machine = SiteMachine(self.site, self._identity, self._roster, descriptor, last_step=last_step)
         try:
-            take_part(
-                session,
-                machine,
-                make_update,
-                journal=self._journal,
-                timeout_s=order.deadline_s + _PATIENCE_S,
-                on_ended=on_ended,
-            )
+            with ExitStack() as stack:
+                take_part(
+                    session,
+                    machine,
+                    make_update,
+                    journal=self._journal,
+                    timeout_s=order.deadline_s + _PATIENCE_S,
+                    on_ended=on_ended,
+                )
         except BaseException as error:
             if reservation is not None:
                 self._ledger.forfeit(reservation, type(error).__name__)
@@ -247,6 +259,18 @@ class SiteAgent:
         assert reservation is not None
         self._ledger.commit(reservation, ctx=descriptor.ctx().hex(), bytes_sent=session.bytes_sent)
         _log.info("step done", extra={"run": order.run_id, "round": order.round, "survivors": survivors})
+
+    def _joint(self, order: Order, vector: npt.NDArray[np.float32]) -> JointTraining:
+        model, records = self._workbench.fit(order)
+        return JointTraining(
+            model,
+            records,
+            vector,
+            order,
+            self._agreement.agreement.secure_aggregation.collusion_bound,
+            noise=self._source(order, "noise"),
+            rounding=self._source(order, "rounding"),
+        )
 
     def _encoded(self, order: Order, delta: npt.NDArray[np.float32]) -> RingVector:
         """Weigh the update, if the order says so, and put it on the integer grid."""

@@ -17,12 +17,13 @@ from typing import Final
 
 from privacy.agreement import VerifiedAgreement, check_valid_at
 from privacy.events import PrivacyMode
+from privacy.joint import JointGrid
 from privacy.order import Order, WeightSpec
 from privacy.policy import Limits, SitePolicy, effective_limits
 from privacy.secagg.encoding import check_range
 from privacy.secagg.threshold import check_threshold
 from privacy.terms import Agreement
-from tacit.errors import AgreementError, ConfigError, Refusal, RefusalReason, SecAggError
+from tacit.errors import AgreementError, ConfigError, Refusal, RefusalReason, SecAggError, TrainingError
 
 MIN_DEADLINE_S: Final = 1.0
 MAX_DEADLINE_S: Final = 86_400.0
@@ -185,10 +186,6 @@ def _strategy_is_allowed(order: Order, at: _Situation) -> None:
         )
 
 
-#: Modes an accountant knows are agreed on before an engine for them exists; until then no order is carried out.
-_CARRIED_OUT = (PrivacyMode.LOCAL,)
-
-
 def _task_is_the_agreed_one(order: Order, at: _Situation) -> None:
     if order.labels != at.agreement.task.labels:
         raise Refusal(
@@ -224,10 +221,6 @@ def _adapter_is_allowed(order: Order, at: _Situation) -> None:
 
 def _guarantee_is_the_agreed_one(order: Order, at: _Situation) -> None:
     terms = at.agreement.privacy
-    if order.mode not in _CARRIED_OUT:
-        raise _privacy(
-            f"mode {order.mode.value!r} was ordered; this version carries out {', '.join(_CARRIED_OUT)} only"
-        )
     if order.mode not in terms.modes:
         raise _privacy(f"mode {order.mode.value!r} was ordered, agreed: {', '.join(terms.modes)}")
     if order.unit != terms.unit:
@@ -331,11 +324,26 @@ def _weights_are_agreed(order: Order, at: _Situation) -> None:
 
 
 def _steps_are_those_of_the_mode(order: Order, _at: _Situation) -> None:
-    if order.mode is PrivacyMode.LOCAL and order.secagg.steps != 1:
+    # in mode joint every gradient is summed, in mode local only what came of all local steps
+    expected = order.training.local_steps if order.mode is PrivacyMode.JOINT else 1
+    if order.secagg.steps != expected:
         raise Refusal(
             RefusalReason.ORDER_MALFORMED,
-            f"{order.secagg.steps} secure steps were ordered in mode local, which has one in a round",
+            f"{order.secagg.steps} secure steps were ordered for {order.training.local_steps} steps of training in "
+            f"mode {order.mode.value}, which has {expected} in a round",
         )
+
+
+def _joint_noise_fits_the_grid(order: Order, at: _Situation) -> None:
+    if order.mode is not PrivacyMode.JOINT:
+        return
+    if order.secagg.weights is not None:
+        raise Refusal(RefusalReason.ORDER_MALFORMED, "weighted sums were ordered in mode joint, which has none")
+    try:
+        grid = JointGrid.of(order, at.agreement.secure_aggregation.collusion_bound)
+        grid.sum_bound(order.training)
+    except TrainingError as error:
+        raise Refusal(RefusalReason.ORDER_MALFORMED, error.message, hint=error.hint) from error
 
 
 def _in_words(weights: WeightSpec | None) -> str:
@@ -396,4 +404,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _ring_does_not_wrap,
     _weights_are_agreed,
     _steps_are_those_of_the_mode,
+    _joint_noise_fits_the_grid,
 )

@@ -9,12 +9,15 @@ import numpy as np
 from models.classifier import AdapterModel
 from models.layout import Vector
 from models.tokens import TokenisedData
-from privacy.dpsgd import DpSgdPlan, HookedGradients, check_independence, noisy_gradient
+from privacy.dpsgd import DpSgdPlan, HookedGradients, LoraGradients, check_independence, noisy_gradient
 from privacy.order import Order
 from privacy.randomness import RandomSource
 from tacit.errors import TrainingError
 
-__all__ = ["TokenisedData", "train_round"]
+__all__ = ["TokenisedData", "check_model", "open_engine", "train_round"]
+
+#: what computes per-example gradients
+Engine = type[LoraGradients] | type[HookedGradients]
 
 
 def train_round(
@@ -24,6 +27,8 @@ def train_round(
     order: Order,
     source: RandomSource,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    engine: Engine = LoraGradients,
 ) -> Vector:
     """Train the adapter for ``order.training.local_steps`` private steps and return how far it moved.
 
@@ -42,6 +47,8 @@ def train_round(
         order: an order that the gate has accepted and the ledger has reserved.
         source: where sampling and noise come from.
         on_step: called with (steps done, steps in all) after each step.
+        engine: what computes per-example gradients. The engines agree to rounding and cost differently;
+            ``HookedGradients`` is the reference.
 
     Returns:
         local adapter minus ``global_vector``, float32 [d].
@@ -50,23 +57,33 @@ def train_round(
         TrainingError: the model is not the order's, or the engine refuses the model or its loss.
         ModelError: ``global_vector`` does not fit the model or is not finite.
     """
-    _check_model(model, order)
+    check_model(model, order)
     plan = DpSgdPlan.from_spec(order.training)
     learning_rate, momentum = order.training.learning_rate, order.training.momentum
     model.set_vector(global_vector)
     weights = global_vector.astype(np.float64)
     velocity = np.zeros_like(weights)
-    with HookedGradients(model.module, model.parameters, model.per_example_loss) as engine:
-        check_independence(engine, model.probe())
+    with open_engine(model, engine) as gradients:
+        check_independence(gradients, model.probe())
         for step in range(plan.steps):
-            velocity = momentum * velocity + noisy_gradient(engine, data, plan, source)
+            velocity = momentum * velocity + noisy_gradient(gradients, data, plan, source)
             weights -= learning_rate * velocity
             model.set_vector(weights.astype(np.float32))
             on_step(step + 1, plan.steps)
     return (weights - global_vector.astype(np.float64)).astype(np.float32)
 
 
-def _check_model(model: AdapterModel, order: Order) -> None:
+def open_engine(model: AdapterModel, engine: Engine = LoraGradients) -> LoraGradients | HookedGradients:
+    """Return the per-example gradient engine of a model, open: use it as a context manager, or close it.
+
+    Raises:
+        TrainingError: the engine refuses the model.
+    """
+    return engine(model.module, model.parameters, model.per_example_loss)
+
+
+def check_model(model: AdapterModel, order: Order) -> None:
+    """Raise TrainingError unless the model is the one the order was made for."""
     for what, ours, ordered in (
         ("adapter layout", model.layout.digest(), order.adapter_layout_digest),
         ("adapter length", model.layout.length, order.adapter_length),

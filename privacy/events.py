@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class PrivacyMode(StrEnum):
     """How noise and aggregation are arranged (design, section 4). Later modes are added here and nowhere else."""
 
+    #: every site's own noise protects its records, even if all others collude
     LOCAL = "local"
+    #: sites share the noise of a sum: central-DP noise without a trusted server, against at most c colluding sites
     JOINT = "joint"
 
 
@@ -50,14 +52,13 @@ class SubsampledGaussian(BaseModel):
     steps: int = Field(gt=0)
 
 
-#: Standard deviation of one site's noise share, in units of the integer grid, from which a sum of integer noises is as
-#: good as one of the whole deviation: the densities of the two differ by less than a factor of 1 + exp(-150) in a
-#: coordinate (Kairouz, Liu and Steinke 2021, on sums of discrete Gaussians, for up to 128 sites).
-SMALLEST_SHARE = 4.0
+#: Smallest standard deviation of one site's noise share, in units of the integer grid: a sum of rounded shares then
+#: differs from rounded Gaussian noise by less than any delta could notice (docs/privacy.md, section 2a).
+SMALLEST_SHARE_UNITS = 8.0
 
 
 class IntegerGrid(BaseModel):
-    """Where vectors are rounded before they are summed: each coordinate times ``scale``, stochastically to an integer.
+    """Where sums are rounded before noise is added: each coordinate times ``scale``, stochastically to an integer.
 
     ``l2_clip_norm`` is a record's largest L2 norm before; ``dimension`` the number of coordinates.
     """
@@ -74,8 +75,7 @@ class IntegerGrid(BaseModel):
 
         Rounding is floor(x + u) with u uniform and independent of the data. For every u two sums that differ by g
         differ, once rounded, by less than |scale g| + 1 in each coordinate; the triangle inequality in L2 gives the
-        bound.
-        It holds always, not only with high probability as Kairouz, Liu and Steinke 2021, proposition 26, does.
+        bound. It holds always, not only for a good rounding as Kairouz, Liu and Steinke 2021, proposition 26, does.
         """
         return self.scale * self.l2_clip_norm + math.sqrt(self.dimension)
 
@@ -83,10 +83,12 @@ class IntegerGrid(BaseModel):
 class JointSubsampledGaussian(BaseModel):
     """``steps`` secure sums of clipped, Poisson-sampled gradients with the noise in shares: central DP-SGD, no server.
 
-    Every site rounds its sum of clipped gradients to ``grid`` and then adds integer Gaussian noise of standard
-    deviation ``noise_multiplier l2_clip_norm scale / sqrt(h)``, h = ``threshold`` - ``collusion_bound``. A sum opens
-    over ``threshold`` survivors or more. At most ``collusion_bound`` of them collude, so h shares or more are
-    unknown to any coalition and add up to the full deviation; what one site adds alone protects nothing.
+    A sum opens over ``threshold`` sites or more, of which at most ``collusion_bound`` collude: at least
+    h = ``threshold`` - ``collusion_bound`` shares are unknown to any coalition. Each has standard deviation
+    ``noise_multiplier / sqrt(h)`` times the sensitivity *after rounding*, so h of them hold the whole of
+    ``noise_multiplier``, which is what an accountant composes. What one site adds alone protects nothing.
+
+    ``grid`` notes the discretisation the shares were sized for, where it is known; it does not change the cost.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -101,7 +103,7 @@ class JointSubsampledGaussian(BaseModel):
     steps: int = Field(gt=0)
     threshold: int = Field(gt=1)
     collusion_bound: int = Field(gt=0)
-    grid: IntegerGrid
+    grid: IntegerGrid | None = None
 
     @model_validator(mode="after")
     def _hides(self) -> JointSubsampledGaussian:
@@ -109,10 +111,12 @@ class JointSubsampledGaussian(BaseModel):
             raise ValueError(
                 f"threshold ({self.threshold}) minus collusion_bound ({self.collusion_bound}) must be at least 2"
             )
-        if self.share < SMALLEST_SHARE:
-            raise ValueError(
-                f"a noise share of {self.share:g} grid units is lost in rounding; expected {SMALLEST_SHARE:g} or more"
-            )
+        if self.grid is not None:
+            share = self.noise_multiplier * self.grid.l2_sensitivity / math.sqrt(self.honest_survivors)
+            if share < SMALLEST_SHARE_UNITS:
+                raise ValueError(
+                    f"a noise share of {share:g} grid units is lost in rounding; at least {SMALLEST_SHARE_UNITS:g} hold"
+                )
         return self
 
     @property
@@ -120,14 +124,9 @@ class JointSubsampledGaussian(BaseModel):
         """h: shares in every sum that no coalition knows."""
         return self.threshold - self.collusion_bound
 
-    @property
-    def share(self) -> float:
-        """Standard deviation of one site's noise, in grid units."""
-        return self.noise_multiplier * self.grid.l2_clip_norm * self.grid.scale / math.sqrt(self.honest_survivors)
-
     def noise_multiplier_of(self, shares: int) -> float:
-        """Standard deviation of ``shares`` shares over the sensitivity after rounding: what an accountant composes."""
-        return self.share * math.sqrt(shares) / self.grid.l2_sensitivity
+        """Standard deviation of ``shares`` noise shares over the sensitivity after rounding."""
+        return self.noise_multiplier * math.sqrt(shares / self.honest_survivors)
 
 
 #: Every event an accountant may meet. A union, so that a new kind must be added to each accountant or raise there.

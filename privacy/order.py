@@ -189,11 +189,11 @@ def event_of(
     """Return what one round with these parameters spends at a site.
 
     Args:
-        dimension: coordinates of the vectors that are summed; mode ``joint`` needs it.
+        dimension: coordinates of the vectors that are summed, where known: mode ``joint`` notes them.
         collusion_bound: the agreement's c; mode ``joint`` needs it.
 
     Raises:
-        InputError: mode ``joint`` without one of the two, or with noise shares too small for the grid.
+        InputError: mode ``joint`` without a collusion bound, or with shares too few or too small to hide a site.
     """
     facts = {
         "mode": mode,
@@ -205,11 +205,11 @@ def event_of(
     }
     if mode is PrivacyMode.LOCAL:
         return SubsampledGaussian.model_validate(facts)
-    if dimension is None or collusion_bound is None:
-        raise InputError(
-            "what mode joint spends depends on the length of the vectors and the collusion bound; they were not given"
-        )
-    grid = IntegerGrid(l2_clip_norm=training.l2_clip_norm, scale=secagg.scale, dimension=dimension)
+    if collusion_bound is None:
+        raise InputError("what mode joint spends depends on the agreement's collusion bound, which was not given")
+    grid = None
+    if dimension is not None:
+        grid = IntegerGrid(l2_clip_norm=training.l2_clip_norm, scale=secagg.scale, dimension=dimension)
     try:
         return JointSubsampledGaussian.model_validate(
             {**facts, "threshold": secagg.threshold, "collusion_bound": collusion_bound, "grid": grid}

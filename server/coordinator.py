@@ -27,7 +27,7 @@ class CoordinatorLink(Protocol):
 
     def open_step(self, order: Order) -> None: ...
 
-    def await_step(self, order: Order) -> SumResult: ...
+    def await_step(self, order: Order, step: int | None = None) -> SumResult: ...
 
     def node_ids(self) -> Mapping[str, int]: ...
 
@@ -115,11 +115,12 @@ class Coordinator:
             self.emit(order.run_id, {"event": kind, "round": order.round, "step": order.step, **fields})
 
         self.steps.open(order, join_deadline_s=spec.run.join_deadline_s, on_event=on_event)
-        self.emit(order.run_id, {"event": "round-started", "round": order.round, "step": order.step})
+        started = {"event": "round-started", "round": order.round, "step": order.step, "steps": order.secagg.steps}
+        self.emit(order.run_id, started)
 
-    def await_step(self, order: Order) -> SumResult:
-        """Block until the order's step has ended; raises StepBurnt when it ended without a sum."""
-        return self.step(order.run_id, order.step).wait()
+    def await_step(self, order: Order, step: int | None = None) -> SumResult:
+        """Block until a step of the order has ended; raises StepBurnt when it ended without a sum."""
+        return self.step(order.run_id, order.step).wait(step=step)
 
     def step_ended(self, order: Order) -> bool:
         """Return whether the order's step has ended, with a sum or without."""

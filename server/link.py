@@ -111,12 +111,12 @@ class GatewayLink:
         key = {"run_id": order.run_id, "step": order.step}
         return bool(self._json(self._stub.StepEnded, key)["ended"])
 
-    def await_step(self, order: Order) -> SumResult:
-        """Block until the step has ended; raises StepBurnt when it ended without a sum."""
+    def await_step(self, order: Order, step: int | None = None) -> SumResult:
+        """Block until a step of the order has ended; raises StepBurnt when it ended without a sum."""
         head: dict[str, Any] = {}
         chunks: list[bytes] = []
         try:
-            for part in self._stub.AwaitStep(pb.StepKey(run_id=order.run_id, step=order.step)):
+            for part in self._stub.AwaitStep(pb.StepKey(run_id=order.run_id, step=step or order.step)):
                 if part.WhichOneof("kind") == "json":
                     head = json.loads(part.json)
                 else:

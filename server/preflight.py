@@ -6,6 +6,7 @@ engineer hears of a mistake at once and not from three refusals. The sites decid
 
 from __future__ import annotations
 
+import math
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +16,8 @@ import tacit
 from client.gate import Gate
 from privacy.accounting import epsilon
 from privacy.agreement import Agreement, VerifiedAgreement
-from privacy.events import DpEvent
+from privacy.events import DpEvent, PrivacyMode
+from privacy.joint import NOISE_REACH
 from privacy.order import Order, SecAggSpec, TrainingSpec, event_of
 from privacy.policy import SitePolicy
 from privacy.secagg.threshold import default_threshold
@@ -25,6 +27,10 @@ from tacit.errors import Refusal, RefusalReason
 
 #: a finer grid than this gains nothing beside the noise, and rounding works in float64
 _FINEST = 2.0**50
+#: the part of an expected batch's clip norms that may add up in one coordinate before it is clipped
+_ALIGNED = 0.25
+#: room for noise shares that are wider than the plain ones because of rounding
+_SHARE_MARGIN = 1.1
 #: the encoder keeps one bit of headroom below the ring's half
 _HEADROOM_BITS = 1
 
@@ -40,18 +46,31 @@ def training_of(spec: RunSpec, agreement: Agreement) -> TrainingSpec:
 
 
 def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
-    """Derive the secure sum's parameters: the whole consortium, the default threshold, the finest safe scale."""
+    """Derive the secure sums' parameters: the whole consortium, the default threshold, the finest safe scale.
+
+    In mode ``joint`` every step of training is summed, and the noise shares need room beside the gradients.
+    """
     cohort = tuple(sorted(partner.name for partner in agreement.partners))
-    bound = spec.encoding.value_bound
-    scale = 1.0
     terms = agreement.secure_aggregation
+    threshold = default_threshold(len(cohort))
+    bound, steps = spec.encoding.value_bound, 1
+    if spec.run.mode is PrivacyMode.JOINT:
+        steps = spec.training.local_steps
+        honest = max(1, threshold - terms.collusion_bound)
+        # the share itself is a little wider for the rounding, by what the site computes from the grid
+        share = spec.training.noise_multiplier * spec.training.l2_clip_norm / math.sqrt(honest)
+        # the grid stays far finer than the noise, so room for gradients that all point one way costs nothing
+        together = training_of(spec, agreement).expected_batch_size * spec.training.l2_clip_norm
+        bound = max(bound, _ALIGNED * together) + _SHARE_MARGIN * NOISE_REACH * share
+    scale = 1.0
     while len(cohort) * (bound * scale * 2 + 1) < 2.0 ** (terms.ring_bits - 1 - _HEADROOM_BITS):
         scale *= 2.0
         if bound * scale >= _FINEST:
             break
     return SecAggSpec(
+        steps=steps,
         cohort=cohort,
-        threshold=default_threshold(len(cohort)),
+        threshold=threshold,
         min_cohort=terms.min_cohort,
         ring_bits=terms.ring_bits,
         weights=terms.weights,
@@ -142,14 +161,11 @@ def submission_facts(
     }
 
 
-def round_event(spec: RunSpec, agreement: Agreement, vector_length: int | None = None) -> DpEvent:
+def round_event(spec: RunSpec, agreement: Agreement) -> DpEvent:
     """Return what one round of the run spends at each site.
 
-    Args:
-        vector_length: coordinates of the vectors that are summed; what mode ``joint`` spends depends on it.
-
     Raises:
-        InputError: mode ``joint`` without a length, or with shares of noise too small for the grid.
+        InputError: mode ``joint`` with a threshold that leaves fewer than two honest sites in a sum.
     """
     return event_of(
         spec.run.mode,
@@ -157,7 +173,7 @@ def round_event(spec: RunSpec, agreement: Agreement, vector_length: int | None =
         agreement.privacy.adjacency,
         training_of(spec, agreement),
         secagg_of(spec, agreement),
-        vector_length,
+        None,
         agreement.secure_aggregation.collusion_bound,
     )
 

@@ -24,12 +24,15 @@ from server.coordinator import CoordinatorLink
 from server.evaluation import PublicTestSet
 from server.preflight import plan_of
 from server.release import release_adapter, write_report
-from server.run_spec import RunSpec
-from strategies import OrderBook, SecureFedAvg
+from server.run_spec import JOINT_STRATEGY, RunSpec
+from strategies import JointDpSgd, OrderBook, SecureFedAvg
 from strategies.secure_fedavg import arrays_from, vector_from
 from tacit.errors import ModelError, StepBurnt, TacitError, TransportError
 
 _log = logging.getLogger(__name__)
+
+#: by the name in run.toml and in the agreement
+STRATEGIES = {"fedavg": SecureFedAvg, JOINT_STRATEGY: JointDpSgd}
 
 #: seconds between looks at Flower's mailbox
 _POLL_S = 0.3
@@ -88,7 +91,7 @@ class RunLoop:
         test_set = PublicTestSet(self._spec.evaluation, labels) if self._spec.evaluation else None
         model = self._build_model(labels)
         book = self._order_book(agreement, model)
-        strategy = SecureFedAvg(
+        strategy = STRATEGIES[self._spec.run.strategy](
             self._link,
             book,
             server_learning_rate=self._spec.server.learning_rate,
@@ -138,10 +141,8 @@ class RunLoop:
 
     def _last_step_used(self) -> int:
         """A resumed run never reuses a step number, not even one whose round left no checkpoint."""
-        return max(
-            (event["step"] for event in self._link.events(self._run_id) if event["event"] == "round-started"),
-            default=0,
-        )
+        started = [event for event in self._link.events(self._run_id) if event["event"] == "round-started"]
+        return max((event["step"] + event.get("steps", 1) - 1 for event in started), default=0)
 
     def _round(self, strategy: SecureFedAvg, progress: _Progress) -> bool:
         """Try one round; return whether it gave a sum. Too many burnt rounds raise StepBurnt."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from privacy.events import PrivacyMode
 from privacy.order import LoraSpec, Name, Strict
 from tacit.errors import ConfigError
 from tacit.toml_file import read_toml
 from tacit.validation import validated
+
+#: the strategy of mode ``joint``, and of no other
+JOINT_STRATEGY = "joint-dp-sgd"
 
 
 class RunSection(Strict):
@@ -29,6 +32,12 @@ class RunSection(Strict):
     sites_deadline_s: float = Field(gt=0, default=300.0)
     #: rounds that may end without a sum before the run gives up; each is charged
     max_burnt_rounds: int = Field(ge=0, default=2)
+
+    @model_validator(mode="after")
+    def _strategy_fits_the_mode(self) -> RunSection:
+        if (self.mode is PrivacyMode.JOINT) != (self.strategy == JOINT_STRATEGY):
+            raise ValueError(f'mode "joint" goes with strategy "{JOINT_STRATEGY}", and no other mode does')
+        return self
 
 
 class ModelSection(Strict):

@@ -20,7 +20,7 @@ from privacy.secagg.phases import FINAL_PHASES, CoordinatorPhase
 from server.deadlines import Deadlines
 from server.seats import Closed, Protocol, Seat, Stream
 from strategies.secure_sum import SumResult
-from tacit.errors import ProtocolViolation, SecAggError, StepBurnt, TransportError
+from tacit.errors import ConfigError, ProtocolViolation, SecAggError, StepBurnt, TransportError
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 _ANSWER_DEADLINE_S = 60.0
 #: how long a site may be away when its connection breaks, before it counts as gone
 RECONNECT_S = 10.0
+
+#: the sums of an order's steps are kept until the ServerApp has read them at the end of the round
+_SUMS_MAX_BYTES = 2 << 30
 
 StepEvent = Callable[[str, dict[str, object]], None]
 
@@ -260,11 +263,19 @@ class StepRegistry:
 
         Raises:
             ProtocolViolation: its first step, or a later one, was opened before in this run.
+            ConfigError: its sums would take too much memory.
         """
         with self._lock:
             if order.step <= self._last_step.get(order.run_id, 0):
                 raise ProtocolViolation(f"step {order.step} of run {order.run_id} was opened before")
             descriptor = descriptor_for(order, self._collusion_bound)
+            kept_bytes = descriptor.steps * descriptor.vector_bytes
+            if kept_bytes > _SUMS_MAX_BYTES:
+                raise ConfigError(
+                    f"the sums of {descriptor.steps} steps take {kept_bytes >> 20} MiB, which are kept until the round "
+                    f"ends; at most {_SUMS_MAX_BYTES >> 20} MiB are",
+                    hint="plan fewer local_steps and more rounds",
+                )
             roster = {site: self._roster[site] for site in order.secagg.cohort}
             epoch = OpenEpoch(
                 order,
@@ -295,8 +306,9 @@ class StepRegistry:
         )
 
     def abort_all(self, reason: str) -> None:
-        """End every open epoch without further sums."""
+        """End every open epoch without further sums, and forget all of them: nobody will read what they gave."""
         with self._lock:
             epochs = [epoch for several in self._epochs.values() for epoch in several]
+            self._epochs.clear()
         for epoch in epochs:
             epoch.abort(reason)

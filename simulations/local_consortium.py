@@ -21,10 +21,12 @@ from client.flower import free_port
 from client.service import create_ledger
 from models.base import base_model_digest, resolve_model_folder
 from privacy.agreement import AgreementBundle, draft, party_from, save_bundle, sign
+from privacy.events import PrivacyMode
 from privacy.order import WeightSpec
 from privacy.policy import SitePolicy, save_policy
 from privacy.terms import format_instant
 from server.config import CoordinatorHome, CoordinatorSettings
+from server.run_spec import JOINT_STRATEGY
 from tacit.durable import write_atomic
 
 COORDINATOR = "hub"
@@ -62,6 +64,7 @@ class ConsortiumPlan:
         ring_bits: of the masked sums.
         weights: cap and bin of weighted sums; None when all sites count the same.
         site_weights: what each site declares, for weighted sums.
+        mode: privacy mode of the run, and the one that is agreed.
     """
 
     consortium: str
@@ -82,6 +85,7 @@ class ConsortiumPlan:
     ring_bits: int = 32
     weights: WeightSpec | None = None
     site_weights: Mapping[str, int] = field(default_factory=dict)
+    mode: PrivacyMode = PrivacyMode.LOCAL
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,9 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
             "digest": base_model_digest(resolve_model_folder(plan.base_model)),
         },
         "adapter": {"kind": "lora", "targets": ["query", "value"], "max_rank": recipe.lora_rank},
-        "strategies": ["fedavg"],
+        "strategies": [_strategy(plan)],
         "privacy": {
-            "modes": ["local"],
+            "modes": [plan.mode.value],
             "unit": "record",
             "adjacency": "add-remove",
             "delta": plan.delta,
@@ -236,7 +240,12 @@ def _make_site(made: LocalConsortium, site: str, data: Path, bundle: AgreementBu
 def _run_file(plan: ConsortiumPlan) -> dict[str, object]:
     recipe = plan.recipe
     run: dict[str, object] = {
-        "run": {"name": plan.run_name, "rounds": recipe.rounds},
+        "run": {
+            "name": plan.run_name,
+            "rounds": recipe.rounds,
+            "mode": plan.mode.value,
+            "strategy": _strategy(plan),
+        },
         "model": {"base": plan.base_model, "max_tokens": recipe.max_tokens},
         "lora": {"rank": recipe.lora_rank, "alpha": recipe.lora_alpha, "targets": ["query", "value"]},
         "training": {
@@ -258,6 +267,10 @@ def _run_file(plan: ConsortiumPlan) -> dict[str, object]:
     if plan.noise_seed is not None:
         run["testing"] = {"noise_seed": plan.noise_seed}
     return run
+
+
+def _strategy(plan: ConsortiumPlan) -> str:
+    return JOINT_STRATEGY if plan.mode is PrivacyMode.JOINT else "fedavg"
 
 
 def _simulated_site(plan: ConsortiumPlan, site: str) -> dict[str, object]:

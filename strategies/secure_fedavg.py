@@ -122,17 +122,24 @@ class SecureFedAvg(Strategy):
             raise RuntimeError(f"round {server_round} was aggregated without having been configured")
         receipts = tuple(self._read(replies))
         try:
-            result = self._sums.await_step(order)
+            after, survivors = self.combine(order, vector)
         except StepBurnt as burnt:
             self.outcome = RoundOutcome(order, (), order.secagg.cohort, receipts, 0.0, burnt.message)
             return None, None
-        mean = mean_update(order, result)
-        update = self._server_learning_rate * mean
-        dropped = tuple(site for site in order.secagg.cohort if site not in result.survivors)
-        norm = float(np.linalg.norm(update))
-        self.outcome = RoundOutcome(order, result.survivors, dropped, receipts, norm)
-        metrics = MetricRecord({"survivors": len(result.survivors), "update-l2-norm": norm})
-        return arrays_from((vector + update).astype(np.float32)), metrics
+        dropped = tuple(site for site in order.secagg.cohort if site not in survivors)
+        norm = float(np.linalg.norm(after.astype(np.float64) - vector))
+        self.outcome = RoundOutcome(order, survivors, dropped, receipts, norm)
+        return arrays_from(after), MetricRecord({"survivors": len(survivors), "update-l2-norm": norm})
+
+    def combine(self, order: Order, vector: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+        """Wait for the round's sums and return the new adapter, float32 ``(adapter_length,)``, and who is in it.
+
+        Raises:
+            StepBurnt: there is no sum.
+        """
+        result = self._sums.await_step(order)
+        update = self._server_learning_rate * mean_update(order, result)
+        return (vector + update).astype(np.float32), result.survivors
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -34,8 +34,8 @@ class SecureSums(Protocol):
         """
         ...
 
-    def await_step(self, order: Order) -> SumResult:
-        """Block until the step has ended.
+    def await_step(self, order: Order, step: int | None = None) -> SumResult:
+        """Block until a step of the order, by default its first, has ended.
 
         Raises:
             StepBurnt: the step ended without a sum; the message says why and names the sites.

@@ -17,16 +17,19 @@ PUBLIC = "public"
 
 _OWN_NOISE = (
     "Every step's sum of clipped gradients is noised at the site before anything leaves it, so the bound needs "
-    "neither secure aggregation nor another site's honesty."
+    "neither secure aggregation nor another site's honesty; the same epsilon holds for any number of colluding sites."
 )
-_JOINT = {
-    COORDINATOR: "Rests on secure aggregation and on every survivor's noise: the shares of all {threshold} count.",
+_SHARED = (
+    "In mode joint a step's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
+)
+_SHARED_NOISE = {
+    COORDINATOR: _SHARED + "and no colluding site, so that all {threshold} shares of a sum count.",
     COLLUDING_SITES: (
-        "Rests on secure aggregation and on {honest} honest survivors in every sum: their shares add up to the full "
-        "noise. With more than {collusion_bound} colluding sites nothing is claimed."
+        _SHARED + "and the shares of at least t - c = {honest} honest sites in each sum. If more than c = "
+        "{collusion_bound} sites collude with the coordinator, nothing is claimed for those steps."
     ),
-    SITE: "Rests on secure aggregation and on the noise of the other survivors: it knows its own share.",
-    PUBLIC: "Rests on every survivor's noise: the shares of all {threshold} count.",
+    SITE: _SHARED + "and the shares of the other {others} sites or more in each sum.",
+    PUBLIC: "In mode joint a step's noise is shared: all {threshold} shares of a sum count if no site tells its own.",
 }
 _SHARES: dict[str, UnknownShares] = {
     COORDINATOR: lambda event: event.threshold,
@@ -38,7 +41,7 @@ _NO_CLAIM = "The noise was drawn from a test seed: whoever knows the seed can su
 
 _SEES = {
     COORDINATOR: "Sees the whole transcript and may deviate from the protocol in any way.",
-    COLLUDING_SITES: ("Up to c = {collusion_bound} sites pool everything they know with the coordinator."),
+    COLLUDING_SITES: "Up to c = {collusion_bound} sites pool everything they know with the coordinator.",
     SITE: "A curious partner sees the global adapter of every round and its own contribution.",
     PUBLIC: "Receives the released adapter, which is computed from the noised updates alone.",
 }
@@ -124,8 +127,9 @@ def _reason(name: str, events: tuple[DpEvent, ...], joint: list[JointSubsampledG
     if joint:
         weakest = min(joint, key=lambda event: event.honest_survivors)
         reasons.append(
-            _JOINT[name].format(
+            _SHARED_NOISE[name].format(
                 threshold=weakest.threshold,
+                others=weakest.threshold - 1,
                 honest=weakest.honest_survivors,
                 collusion_bound=weakest.collusion_bound,
             )

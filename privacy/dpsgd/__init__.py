@@ -4,7 +4,7 @@ Knows no transformer and no server. A model comes in as a module, its trainable 
 value for each record::
 
     plan = DpSgdPlan(sample_rate=0.1, noise_multiplier=1.0, l2_clip_norm=1.0, expected_batch_size=120, steps=5)
-    with HookedGradients(module, parameters, loss) as engine:
+    with LoraGradients(module, parameters, loss) as engine:
         gradient = noisy_gradient(engine, examples, plan, OsRandomSource())   # float64 [P]
     plan.event()                                                              # what each run of the plan spends
 
@@ -19,6 +19,7 @@ Pitfalls, most severe first; each has a test:
 
 from privacy.dpsgd.clipping import clip_factors, clipped_sum, gradient_norms
 from privacy.dpsgd.gradients import SUPPORTED_LAYERS, GradientEngine, HookedGradients, PerExampleLoss
+from privacy.dpsgd.lora import LoraGradients
 from privacy.dpsgd.mechanism import Examples, check_independence, clipped_gradient_sum, noisy_gradient
 from privacy.dpsgd.plan import DpSgdPlan
 from privacy.dpsgd.sampling import physical_batches, poisson_sample
@@ -29,6 +30,7 @@ __all__ = [
     "Examples",
     "GradientEngine",
     "HookedGradients",
+    "LoraGradients",
     "PerExampleLoss",
     "check_independence",
     "clip_factors",

@@ -21,10 +21,11 @@ def gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         float64 [B]. Squares are accumulated in float64: in float32 the norm of 4 million values reads up to 4.6e-4
         low, and the clip bound would be exceeded by as much.
     """
-    squares = [
-        torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64).square() for gradient in gradients
+    norms = [
+        torch.linalg.vector_norm(_as_stored(gradient).flatten(1), dim=1, dtype=torch.float64) for gradient in gradients
     ]
-    return torch.stack(squares).sum(0).sqrt()
+    whole: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return whole
 
 
 def clip_factors(norms: torch.Tensor, l2_clip_norm: float) -> torch.Tensor:
@@ -50,11 +51,22 @@ def clipped_sum(gradients: Sequence[torch.Tensor], l2_clip_norm: float) -> torch
     """
     norms = gradient_norms(gradients)
     factors = clip_factors(norms, l2_clip_norm)
+    finite = torch.isfinite(norms)
+    all_finite = bool(finite.all())
     parts = []
     for gradient in gradients:
-        rows = gradient.flatten(1)
-        if not bool(torch.isfinite(norms).all()):
+        stored = _as_stored(gradient)
+        rows = stored.flatten(1)
+        if not all_finite:
             # 0 * inf is not 0
-            rows = torch.where(torch.isfinite(norms)[:, None], rows, torch.zeros_like(rows))
-        parts.append(factors.to(rows.dtype) @ rows)
+            rows = torch.where(finite[:, None], rows, torch.zeros_like(rows))
+        total = (factors.to(rows.dtype) @ rows).reshape(stored.shape[1:])
+        parts.append((total if stored is gradient else total.mT).flatten())
     return torch.cat(parts).to(torch.float64)
+
+
+def _as_stored(gradient: torch.Tensor) -> torch.Tensor:
+    """``gradient`` [B, n, m], or its transpose [B, m, n] where that is what lies contiguous in memory."""
+    if gradient.dim() == 3 and not gradient.is_contiguous() and gradient.mT.is_contiguous():
+        return gradient.mT
+    return gradient

@@ -1,5 +1,7 @@
 """Per-example gradients: the interface of an engine, and Opacus's hooks as the reference engine.
 
+The engine that is used is :class:`privacy.dpsgd.lora.LoraGradients`; this one is its independent second opinion.
+
 Engines are interchangeable: each gives the gradient of every record's own loss with respect to every trainable
 parameter. Clipping, noise and sampling never depend on which engine ran.
 
@@ -66,12 +68,7 @@ class HookedGradients:
     def __init__(self, module: nn.Module, parameters: Mapping[str, nn.Parameter], loss: PerExampleLoss) -> None:
         self.parameters = parameters
         self._loss = loss
-        _check_trainable(module, parameters)
-        if hasattr(module, "autograd_grad_sample_hooks"):
-            raise TrainingError(
-                "this model has per-example gradient hooks already; expected one engine on a model at a time",
-                hint="leave the first engine's `with` block before entering a second",
-            )
+        check_trainable(module, parameters)
         module.eval()
         for layer in module.modules():
             if any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
@@ -135,10 +132,28 @@ class HookedGradients:
             parameter.grad_sample = None  # type: ignore[attr-defined]
 
 
-def _check_trainable(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+def check_trainable(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse a model of which some trainable parameter would be left out, counted twice or not be understood.
+
+    Raises:
+        TrainingError: a trainable parameter is not listed, is shared between layers, or belongs to a layer whose
+            per-example gradients are not supported; a listed one is frozen or absent; or an engine is open.
+    """
+    if hasattr(module, "autograd_grad_sample_hooks"):
+        raise TrainingError(
+            "this model has per-example gradient hooks already; expected one engine on a model at a time",
+            hint="leave the first engine's `with` block before entering a second",
+        )
     listed = {id(parameter) for parameter in parameters.values()}
     owners: dict[int, str] = {}
     for layer_name, layer in module.named_modules():
+        computes = hasattr(layer, "base_layer") or any(True for _ in layer.parameters(recurse=False))
+        if computes and "forward" in vars(layer) and any(one.requires_grad for one in layer.parameters()):
+            raise TrainingError(
+                f"the forward of {layer_name or 'the model'} was replaced already; expected layers that compute what "
+                "their class says, and one engine on a model at a time",
+                hint="leave the first engine's `with` block before entering a second",
+            )
         for name, parameter in layer.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue

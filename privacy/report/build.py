@@ -38,7 +38,7 @@ from privacy.report.facts import (
 )
 from privacy.report.findings import findings_of
 from privacy.report.spending import sites_from, spent_events
-from privacy.report.statements import EGRESS, TRUST
+from privacy.report.statements import TRUST, egress_of
 from tacit.errors import InputError
 
 
@@ -75,7 +75,7 @@ def facts_from_run(run_folder: Path) -> ReportFacts:
         accuracy=_accuracy(record.events),
         sites=sites,
         steps=_steps(record.events),
-        egress=EGRESS,
+        egress=egress_of(submission.mode, submission.secagg.ring_bits),
         trust=TRUST,
         agreement=_agreement(bundle),
         parameters=_parameters(submission),

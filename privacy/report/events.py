@@ -90,7 +90,9 @@ class RoundStarted(_Event):
 
     event: Literal["round-started"]
     round: int = Field(ge=1)
+    #: the first secure step of the round, and how many it has
     step: int = Field(ge=1)
+    steps: int = Field(ge=1, default=1)
 
 
 class SitePhase(_Event):

@@ -5,6 +5,7 @@ After sections 2 and 4 of the design. They belong to the facts, so that the JSON
 
 from __future__ import annotations
 
+from privacy.events import PrivacyMode
 from privacy.report.facts import EgressFacts, TrustFacts
 
 TRUST = TrustFacts(
@@ -27,41 +28,58 @@ TRUST = TrustFacts(
     ),
 )
 
-EGRESS: tuple[EgressFacts, ...] = (
-    EgressFacts(
-        kind="Keys for this step",
-        channel="aggregation",
-        content="Public keys, signed by the site's identity key.",
-        protection="Nothing in them depends on data.",
+_PROTECTION = {
+    PrivacyMode.LOCAL: (
+        "Only the sum over enough sites can be opened. The noise inside protects records even if it were."
     ),
-    EgressFacts(
-        kind="Masked update",
-        channel="aggregation",
-        content="The noised adapter update, encoded in a 32-bit ring and masked: by far the largest part.",
-        protection="Only the sum over enough sites can be opened. The noise inside protects records even if it were.",
+    PrivacyMode.JOINT: (
+        "Only the sum over enough sites can be opened, which carries the whole noise. One site's share alone would "
+        "protect less: the claim rests on no more than the agreed number of sites colluding."
     ),
-    EgressFacts(
-        kind="Lock and reveal",
-        channel="aggregation",
-        content="A signature on the list of survivors, then shares of mask seeds.",
-        protection="Shares open the sum of the locked survivors and nothing else. Nothing in them depends on data.",
-    ),
-    EgressFacts(
-        kind="Progress",
-        channel="aggregation",
-        content="The name of the phase the site is in.",
-        protection="Public. Its timing is visible.",
-    ),
-    EgressFacts(
-        kind="Receipt",
-        channel="Flower",
-        content="Outcome, epsilon spent, bytes sent, and the signed tree head of the ledger.",
-        protection="A function of public parameters and of the ledger's hashes.",
-    ),
-    EgressFacts(
-        kind="Membership",
-        channel="Flower",
-        content="Registration, heartbeats and polls of the site's SuperNode.",
-        protection="Public. Not counted in the bytes below.",
-    ),
-)
+}
+_UPDATE = {
+    PrivacyMode.LOCAL: "The noised adapter update",
+    PrivacyMode.JOINT: "The clipped gradient sum of every step with a share of its noise",
+}
+
+
+def egress_of(mode: PrivacyMode, ring_bits: int) -> tuple[EgressFacts, ...]:
+    """Return what ever leaves a site in a run of ``mode`` whose sums are taken mod 2^``ring_bits``."""
+    return (
+        EgressFacts(
+            kind="Keys for this round",
+            channel="aggregation",
+            content="Public keys and key encapsulations, signed by the site's identity key.",
+            protection="Nothing in them depends on data.",
+        ),
+        EgressFacts(
+            kind="Masked update",
+            channel="aggregation",
+            content=f"{_UPDATE[mode]}, encoded in a {ring_bits}-bit ring and masked: by far the largest part.",
+            protection=_PROTECTION[mode],
+        ),
+        EgressFacts(
+            kind="Lock and reveal",
+            channel="aggregation",
+            content="A signature on the list of survivors, then mask seeds, and shares of vanished sites' seeds.",
+            protection="They open the sum of the locked survivors and nothing else. Nothing in them depends on data.",
+        ),
+        EgressFacts(
+            kind="Progress",
+            channel="aggregation",
+            content="The name of the phase the site is in.",
+            protection="Public. Its timing is visible.",
+        ),
+        EgressFacts(
+            kind="Receipt",
+            channel="Flower",
+            content="Outcome, epsilon spent, bytes sent, and the signed tree head of the ledger.",
+            protection="A function of public parameters and of the ledger's hashes.",
+        ),
+        EgressFacts(
+            kind="Membership",
+            channel="Flower",
+            content="Registration, heartbeats and polls of the site's SuperNode.",
+            protection="Public. Not counted in the bytes below.",
+        ),
+    )

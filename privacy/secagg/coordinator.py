@@ -10,22 +10,21 @@ tables do not accept raises :class:`~tacit.errors.IllegalEvent` and changes noth
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from privacy.secagg.coordinator_setup import CoordinatorSetup
 from privacy.secagg.coordinator_step import CoordinatorStep
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.effects import Burnt, CoordinatorEffect, Fault, PhaseChanged, SendTo, SiteAt, Summed
 from privacy.secagg.encoding import check_range
-from privacy.secagg.keys import Roster, setup_hash
+from privacy.secagg.keys import Roster
 from privacy.secagg.messages import (
     REASON_MAX_BYTES,
     Announce,
     Chunk,
     Encapsulated,
-    Established,
     Grant,
     KeyAdvert,
-    Keys,
     Lock,
     Message,
     Offer,
@@ -48,7 +47,6 @@ from privacy.secagg.phases import (
     stage_after,
 )
 from privacy.secagg.ring import RingVector
-from privacy.secagg.setup import check_advert, check_encapsulated
 from privacy.secagg.threshold import check_threshold, survivors_required
 from tacit.errors import (
     BadShare,
@@ -79,9 +77,6 @@ class _Site:
 
     name: str
     stage: Stage = Stage.WAITING
-    advert: bytes = b""
-    #: by recipient
-    encapsulations: dict[str, bytes] = field(default_factory=dict)
     gone_because: str = ""
 
 
@@ -115,10 +110,12 @@ class CoordinatorMachine:
         self._roster = roster
         self._phase = CoordinatorPhase.SETUP
         self._sites = {name: _Site(name) for name in descriptor.cohort}
-        self._advertised: tuple[str, ...] = ()
+        self._setup = CoordinatorSetup(descriptor, roster)
+        #: the setup's hash once it is closed; empty while it is not, and for good when it failed
         self._setup_hash = b""
         self._step: CoordinatorStep | None = None
         self._earlier: set[bytes] = set()
+        self._has_liar = False
 
     @property
     def phase(self) -> CoordinatorPhase:
@@ -139,10 +136,14 @@ class CoordinatorMachine:
         """Begin the next step with the sites that are left.
 
         Raises:
-            IllegalEvent: the setup failed or is not over, a step is under way, or this is no later step of the epoch.
+            IllegalEvent: not :meth:`can_begin`, or this is no later step of the epoch.
         """
-        if self._phase not in FINAL_PHASES or not self._setup_hash:
-            raise IllegalEvent(f"a step cannot begin in an epoch that is {self._phase}")
+        if not self.can_begin():
+            raise IllegalEvent(
+                f"a step cannot begin in an epoch that is {self._phase} with {len(self._left())} of "
+                f"{self._required} sites left",
+                hint="begin a new epoch with those that are connected",
+            )
         if descriptor.epoch_ctx() != self._epoch_ctx or descriptor.step <= self._descriptor.step:
             raise IllegalEvent(f"step {descriptor.step} is no later step of this epoch")
         self._earlier.add(self._ctx)
@@ -152,8 +153,9 @@ class CoordinatorMachine:
         return [*self._announce(), *self._advance()]
 
     def can_begin(self) -> bool:
-        """Whether the setup is done, no step is under way, and enough sites are left for another one."""
-        return self._phase in FINAL_PHASES and bool(self._setup_hash) and len(self._left()) >= self._required
+        """Whether the setup is done and sound, no step is under way, and enough sites are left for another one."""
+        is_between_steps = self._phase in FINAL_PHASES and bool(self._setup_hash)
+        return is_between_steps and not self._has_liar and len(self._left()) >= self._required
 
     def receive(self, site: str, frame: bytes) -> list[CoordinatorEffect]:
         """Take one frame from ``site``, whose name the transport has authenticated.
@@ -242,11 +244,9 @@ class CoordinatorMachine:
             raise DescriptorMismatch(f"{site.name} sent a message of another step or epoch", peer=site.name)
         match message:
             case KeyAdvert():
-                self._take_advert(site, message, frame)
+                self._setup.take_advert(site.name, message, frame)
             case Encapsulated():
-                site.encapsulations = check_encapsulated(
-                    self._descriptor, self._roster, self._setup_hash, self._advertised, site.name, message
-                )
+                self._setup.take_encapsulated(site.name, message)
             case Offer():
                 self._opened().take_offer(site.name, message)
                 site.stage = after
@@ -266,12 +266,6 @@ class CoordinatorMachine:
                 raise AssertionError(message)
         site.stage = after
         return [SiteAt(site.name, after)]
-
-    def _take_advert(self, site: _Site, message: KeyAdvert, frame: bytes) -> None:
-        if message.name != site.name:
-            raise BadSignature(f"{site.name} sent a key in the name of {message.name}", peer=site.name)
-        check_advert(self._descriptor, self._roster, message)
-        site.advert = frame
 
     def _open_uploads(self) -> list[CoordinatorEffect]:
         """Let waiting sites send their vectors while there is room. If all fit, they were told at the start."""
@@ -361,21 +355,13 @@ class CoordinatorMachine:
         return [PhaseChanged(phase), *(SendTo(name, request) for name in waiting)]
 
     def _close_setup(self) -> list[CoordinatorEffect]:
-        adverts = {site.name: site.advert for site in self._left()}
-        self._advertised = tuple(adverts)
-        self._setup_hash = setup_hash(self._epoch_ctx, adverts)
-        frame = Keys(self._epoch_ctx, self._descriptor.encode_epoch(), tuple(adverts.values())).encode()
-        return self._ask(CoordinatorPhase.KEYS, Stage.ADVERTISED, frame)
+        keys = self._setup.close_adverts([site.name for site in self._left()])
+        self._setup_hash = self._setup.hash
+        return self._ask(CoordinatorPhase.KEYS, Stage.ADVERTISED, keys.encode())
 
     def _close_keys(self) -> list[CoordinatorEffect]:
-        joined = tuple(site.name for site in self._left())
-        effects: list[CoordinatorEffect] = []
-        for name in joined:
-            frames = tuple(self._sites[sender].encapsulations[name] for sender in joined if sender < name)
-            effects.append(SendTo(name, Established(self._epoch_ctx, joined, frames).encode()))
-        for site in self._sites.values():
-            site.encapsulations = {}
-        return effects + self._announce()
+        established = self._setup.close_keys(tuple(site.name for site in self._left()))
+        return [*(SendTo(name, message.encode()) for name, message in established.items()), *self._announce()]
 
     def _announce(self) -> list[CoordinatorEffect]:
         participants = tuple(site.name for site in self._left())
@@ -409,6 +395,8 @@ class CoordinatorMachine:
     def _blame(self, error: BadShare) -> list[CoordinatorEffect]:
         """Put out the site, if one can be named, whose shares or commitments cost the step."""
         if error.peer is None:
+            # one of two lies, and with the same setup it could burn every step of the epoch without being named
+            self._has_liar = True
             return []
         self._sites[error.peer].stage = Stage.FAILED
         return [Fault(error.peer, error), SiteAt(error.peer, Stage.FAILED)]

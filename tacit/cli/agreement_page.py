@@ -14,7 +14,7 @@ from privacy.deidentify import profile_named
 
 _MODES = {
     "local": "every site adds all the noise itself: it is protected even if all others collude",
-    "joint": "every site adds a share of the noise: it is protected while at most the collusion bound collude",
+    "joint": "sites share the noise of a sum that nobody can take apart while no more than the agreed number collude",
 }
 _RELEASE = {
     "partners": "the partners, and nobody else",

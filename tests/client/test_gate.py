@@ -378,15 +378,6 @@ def test_an_order_under_another_guarantee_is_refused(monkeypatch: pytest.MonkeyP
     gate().check(order().model_copy(update={"mode": _Other("x"), "unit": _Other("y")}), now=NOW)
 
 
-def test_a_mode_that_is_agreed_on_but_not_built_is_refused() -> None:
-    """Accountants know mode joint; a site that was ordered it would train as in mode local, so it does not."""
-    terms = {"privacy.modes": ["local", "joint"]}
-    agreed = Agreement.model_validate(changed(TERMS, terms)).digest()
-    refused = refusal(gate(terms), order(mode="joint", agreement_digest=agreed))
-    assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
-    assert "carries out local only" in refused.message
-
-
 class _Other(str):
     """A value of an enumeration to come."""
 
@@ -413,6 +404,45 @@ def test_weighted_sums_need_the_agreed_weights_and_a_declared_one() -> None:
     gate(terms=terms, policy={"weight": 37}).check(weighted, now=NOW)
     unweighted = order(agreement_digest=digest)
     assert "none were ordered" in refusal(gate(terms=terms, policy={"weight": 37}), unweighted).message
+
+
+JOINT_TERMS = {"privacy.modes": ["local", "joint"]}
+
+
+def joint(**changes: Any) -> Order:
+    """An order of mode joint under the terms above: every one of its 10 steps is summed."""
+    digest = Agreement.model_validate(changed(TERMS, JOINT_TERMS)).digest()
+    fields = {"mode": "joint", "agreement_digest": digest, "secagg__steps": 10, "secagg__value_bound": 200.0}
+    return order(**(fields | {"secagg__scale": 4096.0} | changes))
+
+
+def test_a_joint_order_is_accepted_where_it_is_agreed() -> None:
+    gate(terms=JOINT_TERMS).check(joint(), now=NOW)
+    refused = refusal(gate(), joint(agreement_digest=AGREEMENT.digest()))
+    assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
+    assert "mode 'joint' was ordered" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"secagg__steps": 9}, "9 secure steps were ordered for 10 steps of training in mode joint, which has 10"),
+        ({"secagg__steps": 1}, "1 secure steps"),
+        ({"secagg__value_bound": 5.0}, "leaves no room beside noise shares"),
+        ({"secagg__scale": 1.0, "adapter_length": 100}, "units of the grid; expected at least 8"),
+    ],
+)
+def test_a_joint_order_whose_noise_is_not_whole_is_refused(changes: dict[str, Any], words: str) -> None:
+    refused = refusal(gate(terms=JOINT_TERMS), joint(**changes))
+    assert refused.reason is RefusalReason.ORDER_MALFORMED
+    assert words in refused.message
+
+
+def test_joint_sums_are_not_weighted() -> None:
+    terms = JOINT_TERMS | {"secure_aggregation.weights": {"cap": 10, "bin": 5}}
+    digest = Agreement.model_validate(changed(TERMS, terms)).digest()
+    asked = joint(agreement_digest=digest, secagg__weights={"cap": 10, "bin": 5})
+    assert "mode joint, which has none" in refusal(gate(terms=terms, policy={"weight": 5}), asked).message
 
 
 @pytest.mark.parametrize(
@@ -462,7 +492,7 @@ def test_as_many_signatures_as_required_are_enough() -> None:
 
 def test_every_rule_is_broken_by_a_test_above() -> None:
     tested = {rule for *_, rule in BROKEN_ORDERS} | {rule for *_, rule in CLOSED_GATES}
-    tested |= {"_agreement_is_valid_now", "_guarantee_is_the_agreed_one"}
+    tested |= {"_agreement_is_valid_now", "_guarantee_is_the_agreed_one", "_joint_noise_fits_the_grid"}
     assert {rule.__name__ for rule in RULES} == tested
 
 

@@ -14,12 +14,11 @@ from client.training import train_round
 from models.classifier import AdapterModel, build_classifier
 from models.layout import state_digest
 from models.tokens import TokenisedData
+from privacy.dpsgd import HookedGradients
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
 from privacy.order import LoraSpec, Order, SecAggSpec, TrainingSpec
 from privacy.randomness import RandomSource, SeededRandomSource
 from tacit.errors import ModelError, TrainingError
-
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 
 ROOT = Path(__file__).parents[2]
 LORA = LoraSpec(rank=2, alpha=2.0, targets=("query", "value"))
@@ -181,6 +180,15 @@ def test_no_record_drawn_still_gives_noise(model: AdapterModel) -> None:
     for data in (records(model), model.tokenise([], [])):
         delta = train_round(model, data, start(model), order_for(model, sample_rate=1e-9, local_steps=1), noise())
         assert delta.std() == pytest.approx(0.1 / 30.0, rel=5 / np.sqrt(2 * delta.size))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_engine_changes_nothing_but_rounding(model: AdapterModel) -> None:
+    data, order = records(model), order_for(model)
+    ours = train_round(model, data, start(model), order, noise())
+    reference = train_round(model, data, start(model), order, noise(), engine=HookedGradients)
+    assert np.linalg.norm(ours - reference) < 1e-5 * np.linalg.norm(reference)
+    assert ours.tolist() != reference.tolist(), "the engine was not chosen"
 
 
 def test_size_of_the_dataset_scales_nothing(model: AdapterModel) -> None:

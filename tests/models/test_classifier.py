@@ -15,11 +15,9 @@ import torch
 
 from models.classifier import AdapterModel, build_classifier
 from models.layout import state_digest
-from privacy.dpsgd import HookedGradients, check_independence, clipped_gradient_sum
+from privacy.dpsgd import LoraGradients, check_independence, clipped_gradient_sum
 from privacy.order import LoraSpec
 from tacit.errors import ModelError, TrainingError
-
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 
 LORA = LoraSpec(rank=2, alpha=4.0, targets=("query", "value"))
 LABELS = ("animal", "fruit", "metal")
@@ -161,7 +159,7 @@ def test_per_example_gradients_of_lora_and_head_equal_one_at_a_time(model: Adapt
         torch.autograd.grad(model.per_example_loss(data.batch(np.array([index]))).sum(), parameters)
         for index in range(5)
     ]
-    with HookedGradients(model.module, model.parameters, model.per_example_loss) as engine:
+    with LoraGradients(model.module, model.parameters, model.per_example_loss) as engine:
         together = engine.per_example(data.batch(np.arange(5)), 5)
     for name, got, want in zip(model.parameters, together, zip(*rows, strict=True), strict=True):
         gap = torch.linalg.vector_norm(got - torch.stack(want))
@@ -173,7 +171,7 @@ def test_texts_are_independent_and_bounded(model: AdapterModel) -> None:
     model.set_vector(moved(model))
     data = model.tokenise(TEXTS, CLASSES)
     clip = 0.5
-    with HookedGradients(model.module, model.parameters, model.per_example_loss) as engine:
+    with LoraGradients(model.module, model.parameters, model.per_example_loss) as engine:
         check_independence(engine, model.probe())
 
         def total(indices: list[int]) -> np.ndarray:
@@ -194,7 +192,7 @@ def test_library_loss_is_refused(model: AdapterModel) -> None:
         return model.module(batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
 
     with (
-        HookedGradients(model.module, model.parameters, loss) as engine,
+        LoraGradients(model.module, model.parameters, loss) as engine,
         pytest.raises(TrainingError, match="expected one value for each record"),
     ):
         engine.per_example(batch, 5)
@@ -208,7 +206,7 @@ def test_mean_over_padding_is_refused(model: AdapterModel, monkeypatch: pytest.M
     monkeypatch.setattr(model, "_embed", padded_mean)
     model.set_vector(moved(model))
     with (
-        HookedGradients(model.module, model.parameters, model.per_example_loss) as engine,
+        LoraGradients(model.module, model.parameters, model.per_example_loss) as engine,
         pytest.raises(TrainingError, match="changes with the batch"),
     ):
         check_independence(engine, model.probe())

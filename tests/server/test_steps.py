@@ -29,7 +29,7 @@ from server.services import GatewayService
 from server.steps import StepRegistry
 from server.tunnel import FleetTunnel
 from simulations.memory_transport import MemoryAggregation
-from tacit.errors import ProtocolViolation, RepeatedStep, StepBurnt, TacitError, TransportError
+from tacit.errors import ConfigError, ProtocolViolation, RepeatedStep, StepBurnt, TacitError, TransportError
 
 Transports = dict[str, AggregationTransport]
 SITES = ("alpha", "beta", "delta", "gamma")
@@ -395,6 +395,26 @@ def test_a_step_number_is_opened_once_and_never_an_older_one(
         with pytest.raises(ProtocolViolation, match="opened before"):
             open_step(registry, make_order(step=number))
     open_step(registry, make_order(step=6)).abort("over")
+
+
+def test_what_a_run_left_is_forgotten_at_its_end_but_not_its_step_numbers(
+    registry: StepRegistry, make_order: Callable[..., Order]
+) -> None:
+    order = make_order(step=3)
+    open_step(registry, order)
+    registry.abort_all("the run has ended")
+    with pytest.raises(ProtocolViolation, match="not open here"):
+        registry.step(order.run_id, 3)
+    with pytest.raises(ProtocolViolation, match="opened before"):
+        open_step(registry, order)
+
+
+def test_sums_that_do_not_fit_into_memory_are_not_begun(
+    registry: StepRegistry, make_order: Callable[..., Order]
+) -> None:
+    with pytest.raises(ConfigError, match="3814 MiB"):
+        open_step(registry, many_steps(make_order, 1000, adapter_length=10**6))
+    open_step(registry, many_steps(make_order, 100, adapter_length=10**6)).abort("over")
 
 
 def test_nobody_joining_ends_the_step_at_its_deadline(registry: StepRegistry, make_order: Callable[..., Order]) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from client.config import SiteHome
+from privacy.events import PrivacyMode
 from privacy.ledger import Ledger
 from server.checkpoint import latest_checkpoint
 from server.config import CoordinatorHome
@@ -37,13 +39,14 @@ def deployed(made: LocalConsortium, plan: ConsortiumPlan) -> Iterator[ProcessGro
         yield group
 
 
+@pytest.mark.parametrize("mode", list(PrivacyMode))
 def test_a_deployed_run_gives_the_bits_of_its_simulation_and_leaves_nothing_behind(
-    tmp_path: Path, small_plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_plan: Plan, monkeypatch: pytest.MonkeyPatch, mode: PrivacyMode
 ) -> None:
     home = tmp_path / "user-home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    plan = small_plan(rounds=2, noise_seed=11)
+    plan = replace(small_plan(rounds=2, noise_seed=11), mode=mode)
     made = make_consortium(tmp_path / "made", plan)
     spec = load_run_spec(made.run_file)
     with deployed(made, plan) as group:

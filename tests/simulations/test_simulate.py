@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from client.data import load_records
+from models.classifier import build_classifier
 from privacy.accounting import epsilon
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from privacy.ledger import Ledger
-from privacy.order import WeightSpec
+from privacy.order import LoraSpec, WeightSpec
+from privacy.randomness import SeededRandomSource, standard_normal, uniform
 from server.checkpoint import latest_checkpoint
 from server.run_spec import load_run_spec
 from simulations.local_consortium import ConsortiumPlan, make_consortium
@@ -85,6 +89,67 @@ def test_weighted_sites_count_as_their_stewards_declare(tmp_path: Path, small_pl
     # three weighted means of the same updates, each with weights 100, 1, 1 in turn, add up to the sum of the updates
     assert np.abs(sum(heavy) - 3 * plain).max() < 1e-4
     assert np.linalg.norm(heavy[0] - heavy[1]) > np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize("sites", [3, 4])
+def test_a_joint_run_takes_the_steps_of_central_dp_sgd(tmp_path: Path, small_plan: Plan, sites: int) -> None:
+    """Held against a naive central trainer: all sites' Poisson samples and noise shares in one sum, one step for it."""
+    plan = replace(small_plan(sites=sites, rounds=2, noise_seed=9, local_steps=3, momentum=0.5), mode=PrivacyMode.JOINT)
+    run_folder, events = simulated(tmp_path, plan)
+    assert events[-1]["status"] == "completed", events[-1]
+    found = latest_checkpoint(run_folder / "checkpoints")
+    assert found is not None
+    expected = centrally_trained(plan, json.loads((run_folder / "run.json").read_bytes()), found.vector.size)
+    assert np.abs(found.vector - expected).max() < 1e-5
+    assert np.abs(expected).max() > 1e-2
+    started = [event for event in events if event["event"] == "round-started"]
+    assert [(event["step"], event["steps"]) for event in started] == [(1, 3), (4, 3)]
+    with Ledger.open_readonly(tmp_path / "sim" / "sites" / "alpha" / "ledger.sqlite") as ledger:
+        reserved = [entry.body for entry in ledger.entries() if entry.body.kind == "reserve"]
+    assert [(body.event.mode, body.event.steps) for body in reserved] == [(PrivacyMode.JOINT, 3)] * 2
+
+
+def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) -> np.ndarray:
+    """What one trainer that holds all records does, one gradient at a time; noise and samples from the seed."""
+    recipe = plan.recipe
+    secagg = facts["secagg"]
+    model = build_classifier(
+        Path(plan.base_model),
+        LoraSpec(rank=recipe.lora_rank, alpha=recipe.lora_alpha, targets=("query", "value")),
+        plan.labels,
+        recipe.max_tokens,
+    )
+    records = {}
+    for site, path in plan.sites.items():
+        data = load_records(path, "text", "label", plan.labels, profile="standard-v1")
+        records[site] = model.tokenise(data.texts, data.labels)
+    honest = secagg["threshold"] - 1
+    sensitivity = recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]
+    share = recipe.noise_multiplier * sensitivity / np.sqrt(honest)
+    weights = model.initial_vector().astype(np.float64)
+    for round_number in range(1, recipe.rounds + 1):
+        velocity = np.zeros(length)
+        weights = weights.astype(np.float32).astype(np.float64)
+        first_step = 1 + (round_number - 1) * recipe.local_steps
+        sources = {
+            site: SeededRandomSource(plan.noise_seed or 0, f"{site}/{round_number}/{first_step}/noise")
+            for site in plan.sites
+        }
+        for _ in range(recipe.local_steps):
+            model.set_vector(weights.astype(np.float32))
+            total = np.zeros(length)
+            for site, source in sources.items():
+                drawn = np.flatnonzero(uniform(source, len(records[site])) < recipe.sample_rate)
+                for index in drawn:
+                    losses = model.per_example_loss(records[site].batch(np.array([index])))
+                    gradients = torch.autograd.grad(losses[0], list(model.parameters.values()))
+                    gradient = np.concatenate([each.numpy().ravel() for each in gradients]).astype(np.float64)
+                    total += gradient * min(1.0, recipe.l2_clip_norm / max(np.linalg.norm(gradient), 1e-30))
+                total += share * standard_normal(source, length)
+            batch = recipe.sample_rate * recipe.public_dataset_size * len(plan.sites)
+            velocity = recipe.momentum * velocity + total / batch
+            weights = weights - recipe.learning_rate * velocity
+    return weights.astype(np.float32)
 
 
 def test_a_site_that_declares_no_weight_refuses_weighted_sums(tmp_path: Path, small_plan: Plan) -> None:

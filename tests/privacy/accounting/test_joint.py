@@ -27,9 +27,28 @@ from privacy.events import (
     PrivacyUnit,
     SubsampledGaussian,
 )
+from privacy.joint import JointGrid
+from privacy.order import Order
 from tacit.errors import InputError, LedgerError
+from tests.privacy.test_order import ORDER
 
 DELTA = 1e-5
+JOINT_ORDER = Order.model_validate(
+    {
+        **ORDER,
+        "mode": "joint",
+        "adapter_length": 100,
+        "training": {**ORDER["training"], "local_steps": 10, "l2_clip_norm": 1.0},
+        "secagg": {
+            "cohort": ["alpha", "beta", "delta", "gamma", "zeta"],
+            "threshold": 4,
+            "min_cohort": 4,
+            "steps": 10,
+            "scale": 4096.0,
+            "value_bound": 64.0,
+        },
+    }
+)
 FACTS = {
     "mode": "joint",
     "unit": "record",
@@ -55,14 +74,11 @@ def central(noise_multiplier: float, mode: str = "local") -> SubsampledGaussian:
     )  # fmt: skip
 
 
-GRID_PRICE = 1 + math.sqrt(10_000) / 2.0**20
-
-
 @pytest.mark.parametrize(("adversary", "shares"), [(COORDINATOR, 7), (COLLUDING_SITES, 4), (SITE, 6), (PUBLIC, 7)])
 def test_each_adversary_is_left_with_the_shares_it_does_not_know(adversary, shares):
     """h = 7 - 3 = 4 honest shares are the whole of sigma; t are sqrt(7/4) of it, all but a partner's own sqrt(6/4)."""
     bound = adversary_bounds([joint()], DELTA, collusion_bound=3, noise_secret=True)[adversary]
-    expected = epsilon([central(1.1 * math.sqrt(shares / 4) / GRID_PRICE)], DELTA)
+    expected = epsilon([central(1.1 * math.sqrt(shares / 4))], DELTA)
     assert bound.epsilon == pytest.approx(expected, rel=1e-9)
     assert "secure aggregation" in bound.assumptions or adversary == PUBLIC
 
@@ -71,7 +87,7 @@ def test_what_is_charged_is_the_worst_of_them():
     bounds = adversary_bounds([joint()], DELTA, collusion_bound=3, noise_secret=True)
     assert epsilon([joint()], DELTA) == max(bound.epsilon for bound in bounds.values())
     assert bounds[COLLUDING_SITES].epsilon > bounds[SITE].epsilon > bounds[PUBLIC].epsilon
-    assert "4 honest survivors" in bounds[COLLUDING_SITES].assumptions
+    assert "t - c = 4 honest sites" in bounds[COLLUDING_SITES].assumptions
     opinion = agreement_between([joint()], DELTA)
     assert opinion.agrees
     assert opinion.pld == epsilon([joint()], DELTA)
@@ -82,7 +98,7 @@ def test_both_modes_compose():
     bounds = adversary_bounds(both, DELTA, collusion_bound=3, noise_secret=True)
     assert bounds[PUBLIC].epsilon > epsilon([central(1.0)], DELTA)
     assert bounds[COLLUDING_SITES].epsilon == epsilon(both, DELTA)
-    for needed in ("noised at the site", "4 honest survivors"):
+    for needed in ("noised at the site", "t - c = 4 honest sites"):
         assert needed in bounds[COLLUDING_SITES].assumptions
 
 
@@ -97,17 +113,17 @@ def test_more_colluding_sites_than_the_shares_were_made_for_get_no_bound():
     assert adversary_bounds([joint()], DELTA, collusion_bound=2, noise_secret=True)
 
 
-def test_the_noise_shares_add_up():
-    """Simulated: of 7 survivors' integer noises, any 4 have the deviation that is claimed; 2/3 or 3/2 would show."""
-    event = joint(grid={"l2_clip_norm": 1.0, "scale": 64.0, "dimension": 4})
-    draws = 40_000
-    noise = np.rint(np.random.default_rng(7).normal(0, event.share, (7, draws)))
-    for unknown in (4, 6, 7):
-        deviation = noise[:unknown].sum(axis=0).std() / event.grid.l2_sensitivity
-        claimed = event.noise_multiplier_of(unknown)
-        assert abs(deviation / claimed - 1) < 6 / math.sqrt(2 * draws)
-        assert not any(abs(deviation / (claimed * wrong) - 1) < 0.2 for wrong in (2 / 3, 3 / 2))
-    assert event.noise_multiplier_of(4) * event.grid.l2_sensitivity == pytest.approx(1.1 * 64.0)
+def test_what_is_composed_is_what_the_sites_add():
+    """The engine's share, times the root of how many are unknown, over the sensitivity: the event's figures."""
+    order = JOINT_ORDER
+    engine = JointGrid.of(order, collusion_bound=2)
+    event = order.event(collusion_bound=2)
+    assert event.grid is not None
+    share_units = engine.share_stddev(order.training) * order.secagg.scale
+    for unknown in (event.honest_survivors, order.secagg.threshold - 1, order.secagg.threshold):
+        held = share_units * math.sqrt(unknown) / event.grid.l2_sensitivity
+        assert event.noise_multiplier_of(unknown) == pytest.approx(held, rel=1e-12)
+    assert event.noise_multiplier_of(event.honest_survivors) == order.training.noise_multiplier
 
 
 @pytest.mark.parametrize("dimension", [1, 30, 1000])
@@ -130,12 +146,9 @@ def test_one_record_moves_a_rounded_sum_by_no_more_than_the_grid_says(dimension,
         assert worst > scale * 2.0
 
 
-def test_a_finer_grid_costs_less_and_a_coarse_one_more():
-    def cost(scale: float) -> float:
-        return epsilon([joint(grid={"l2_clip_norm": 1.0, "scale": scale, "dimension": 10_000})], DELTA)
-
-    assert cost(2.0**10) > cost(2.0**14) > cost(2.0**24)
-    assert cost(2.0**24) == pytest.approx(epsilon([central(1.1)], DELTA), rel=1e-3)
+def test_the_grid_is_a_note():
+    """Shares are sized for the sensitivity after rounding, so the cost is the same wherever it is known."""
+    assert epsilon([joint(grid=None)], DELTA) == epsilon([joint()], DELTA) == epsilon([central(1.1)], DELTA)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +158,8 @@ def test_a_finer_grid_costs_less_and_a_coarse_one_more():
         ({"collusion_bound": 6}, "at least 2"),
         ({"collusion_bound": 0}, "greater than 0"),
         ({"grid": {"l2_clip_norm": 1.0, "scale": 4.0, "dimension": 10}}, "lost in rounding"),
+        ({"threshold": None}, "threshold"),
         ({"grid": {"l2_clip_norm": 1.0, "scale": 2.0**20}}, "dimension"),
-        ({"grid": None}, "grid"),
         ({"mode": "site"}, "mode"),
         ({"participation_rate": 0.5}, "Extra inputs"),
     ],
@@ -179,20 +192,14 @@ def test_the_ledger_takes_it(ledger, words):
 
 
 def test_an_order_says_what_it_spends():
-    from privacy.order import Order
-    from tests.privacy.test_order import ORDER
-
-    order = Order.model_validate(ORDER).model_copy(update={"mode": PrivacyMode.JOINT})
-    event = order.event(collusion_bound=1)
+    event = JOINT_ORDER.event(collusion_bound=2)
     assert isinstance(event, JointSubsampledGaussian)
-    assert (event.threshold, event.collusion_bound) == (order.secagg.threshold, 1)
-    assert event.grid == IntegerGrid(
-        l2_clip_norm=order.training.l2_clip_norm, scale=order.secagg.scale, dimension=order.vector_length
-    )
+    assert (event.threshold, event.collusion_bound, event.steps) == (JOINT_ORDER.secagg.threshold, 2, 10)
+    assert event.grid == IntegerGrid(l2_clip_norm=1.0, scale=JOINT_ORDER.secagg.scale, dimension=100)
     with pytest.raises(InputError, match="collusion bound"):
-        order.event()
+        JOINT_ORDER.event()
     with pytest.raises(InputError, match="at least 2"):
-        order.event(collusion_bound=order.secagg.threshold)
+        JOINT_ORDER.event(collusion_bound=JOINT_ORDER.secagg.threshold - 1)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.dpsgd import clip_factors, clipped_sum, gradient_norms
+from privacy.dpsgd.clipping import _as_stored
 
 SHAPES = ((3, 4), (5,), (2, 2, 2))
 
@@ -82,3 +83,13 @@ def test_a_gradient_that_overflows_adds_nothing(value: float) -> None:
     without = [torch.cat([g[:2], g[3:]]) for g in gradients]
     gradients[1][2, 0] = value
     torch.testing.assert_close(clipped_sum(gradients, 1.0), clipped_sum(without, 1.0))
+
+
+def test_transposed_gradients_give_the_same_sum_without_a_copy() -> None:
+    """The engine hands LoRA B's gradients over as transposes; flattening them would copy every record's."""
+    gradients = random_gradients(6, 2.0)
+    turned = [gradients[0].mT.contiguous().mT, *gradients[1:]]
+    assert not turned[0].is_contiguous()
+    assert _as_stored(turned[0]).is_contiguous()
+    assert torch.equal(clipped_sum(turned, 1.5), clipped_sum(gradients, 1.5))
+    torch.testing.assert_close(gradient_norms(turned), gradient_norms(gradients), rtol=1e-14, atol=0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from privacy.dpsgd import (
     DpSgdPlan,
-    HookedGradients,
+    LoraGradients,
     check_independence,
     clipped_gradient_sum,
     noisy_gradient,
@@ -19,8 +19,6 @@ from privacy.dpsgd import (
 )
 from privacy.randomness import SeededRandomSource
 from tacit.errors import TrainingError
-
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 
 WIDTH, CLASSES = 6, 3
 # binds for some records of Points(12) and not for others (their norms are 0.9 to 1.9)
@@ -95,11 +93,11 @@ PLAN = DpSgdPlan(
 )
 
 
-def engine_of(model: Model) -> HookedGradients:
-    return HookedGradients(model, dict(model.named_parameters()), model.loss)
+def engine_of(model: Model) -> LoraGradients:
+    return LoraGradients(model, dict(model.named_parameters()), model.loss)
 
 
-def whole_sum(engine: HookedGradients, points: Points, physical_batch_size: int = 7) -> np.ndarray:
+def whole_sum(engine: LoraGradients, points: Points, physical_batch_size: int = 7) -> np.ndarray:
     return clipped_gradient_sum(
         engine,
         points,

@@ -47,14 +47,6 @@ def test_a_run_in_mode_joint_names_a_bound_for_each_adversary(tmp_path: Path) ->
     assert all("secure aggregation" in fact.assumptions for fact in facts.adversaries if fact.adversary != "public")
 
 
-def test_mode_joint_is_not_accounted_for_without_the_length_of_its_vectors(tmp_path: Path) -> None:
-    written = write_joint_run(tmp_path / "run")
-    for event in (written.facts, written.events[0]):
-        event["adapter_length"] = None
-    with pytest.raises(InputError, match="length of the vectors"):
-        facts_from_run(written.write())
-
-
 def test_a_run_without_incident(plain_run: Any) -> None:
     facts = facts_from_run(plain_run.write())
     assert facts.findings == ()

@@ -30,8 +30,14 @@ from privacy.secagg import (
     Summed,
     default_collusion_bound,
     default_threshold,
+    messages,
+    next_history,
+    site,
+    site_step,
+    uploads,
 )
-from privacy.secagg.messages import Message
+from privacy.secagg.messages import Message, decode
+from privacy.secagg.phases import GONE_STAGES
 from tacit.errors import IllegalEvent, ProtocolViolation
 
 NAMES = ("alpha", "beta", "delta", "epsilon", "gamma", "iota", "kappa", "theta", "zeta")
@@ -105,13 +111,8 @@ class Step:
             name: SiteMachine(name, one, self.roster, self.descriptor, SeededRandomSource(seed, f"{name}/{n}").bytes)
             for name, one in self.identities.items()
         }
-        bound = int(self.descriptor.scale * self.descriptor.value_bound)
-        rng = np.random.default_rng(seed)
-        ring = self.descriptor.ring
-        self.vectors = {
-            name: ring.of(rng.integers(-bound, bound + 1, self.descriptor.length).astype(np.int64))
-            for name in self.names
-        }
+        self._rng = np.random.default_rng(seed)
+        self.vectors = self._draw()
         self.up: dict[str, deque[bytes]] = {name: deque() for name in self.names}
         self.down: dict[str, deque[bytes]] = {name: deque() for name in self.names}
         self.auto_upload = auto_upload
@@ -123,6 +124,11 @@ class Step:
         self.site_errors: dict[str, ProtocolViolation] = {}
         self.kept: dict[str, list[Any]] = {name: [] for name in self.names}
         self.ended: dict[str, Ended] = {}
+
+    def _draw(self) -> dict[str, np.ndarray]:
+        bound = int(self.descriptor.scale * self.descriptor.value_bound)
+        shape, ring = self.descriptor.length, self.descriptor.ring
+        return {n: ring.of(self._rng.integers(-bound, bound, shape, np.int64, endpoint=True)) for n in self.names}
 
     # What happened.
 
@@ -154,8 +160,34 @@ class Step:
     # What to do.
 
     def start(self) -> Step:
-        for name, site in self.sites.items():
-            self._site_effects(name, site.start())
+        for name, machine in self.sites.items():
+            self._site_effects(name, machine.start())
+        return self
+
+    def begin_next(self) -> Step:
+        """Go on with the epoch's next step: each site, and the coordinator, from what it knows of the last one."""
+        for name, stage in self.coordinator.stages.items():
+            if name not in self.gone and stage not in GONE_STAGES:
+                ended, last = self.ended[name], self.sites[name].descriptor
+                self.sites[name].expect(last.following(next_history(last.history, ended.survivors, ended.total)))
+        survivors = self.result.survivors if isinstance(self.result, Summed) else ()
+        total = self.result.total if isinstance(self.result, Summed) else None
+        self.descriptor = self.descriptor.following(next_history(self.descriptor.history, survivors, total))
+        self.vectors = self._draw()
+        self.effects, self.sent, self.received, self.ended = [], [], [], {}
+        self.coordinator_effects(self.coordinator.begin(self.descriptor))
+        return self
+
+    def lie(self, liar: str, kind: type | tuple[type, ...], change: Any) -> Step:
+        """Pass a site's messages of one kind through ``change``: a message, bytes or None (silence)."""
+
+        def tamper(name: str, frame: bytes) -> bytes | None:
+            if name != liar or not isinstance(decode(frame), kind):
+                return frame
+            changed = change(decode(frame))
+            return changed if isinstance(changed, bytes | None) else changed.encode()
+
+        self.tamper_up = tamper
         return self
 
     def deliver_up(self, name: str) -> None:
@@ -217,6 +249,28 @@ class Step:
                         moved = True
         return self
 
+    def hold(self, kind: type) -> Step:
+        """Deliver everything but messages of ``kind`` to sites, and what is behind them."""
+        moved = True
+        while moved:
+            moved = False
+            for name in self.names:
+                if self.up[name]:
+                    self.deliver_up(name)
+                    moved = True
+                if self.down[name] and not isinstance(decode(self.down[name][0]), kind):
+                    self.deliver_down(name)
+                    moved = True
+        return self
+
+    def finish(self) -> Step:
+        """Run, and let deadlines pass whenever nothing moves, until the step has ended everywhere."""
+        self.run()
+        while self.result is None:
+            self.deadline()
+            self.run()
+        return self
+
     def run_to(self, phase: SitePhase) -> Step:
         """Run until every site of the step is in ``phase``."""
         return self.run(until=lambda: all(self.sites[n].phase is phase for n in self.names if n not in self.gone))
@@ -257,3 +311,67 @@ def make_descriptor():
 @pytest.fixture(scope="session")
 def replace():
     return dataclasses.replace
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """small_chunks(size_bytes): vectors and sums travel in pieces of this size, a multiple of 16."""
+
+    def make(size_bytes: int) -> None:
+        for module in (messages, site, site_step, uploads):
+            monkeypatch.setattr(module, "CHUNK_BYTES", size_bytes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def paused():
+    """paused(kind, n, **descriptor changes): a step in which every site is about to get its first message of a kind,
+    and the one an honest coordinator has for alpha."""
+
+    def make(kind: type, n: int = 4, **changes: Any) -> tuple[Step, Any]:
+        step = Step(n, **changes).start().hold(kind)
+        assert all(isinstance(decode(step.down[name][0]), kind) for name in step.names)
+        return step, decode(step.down["alpha"][0])
+
+    return make
+
+
+def holds_no_secret(site: SiteMachine) -> bool:
+    step = site._step
+    is_empty = step is None or (step._secrets is None and not (step._locked and step._locked.rows))
+    return is_empty and site._key is None and site._setup is None and not site._chains and not site._chunks
+
+
+@pytest.fixture(scope="session")
+def refuses():
+    """refuses(step, name, message, error, words, peer): the site raises exactly this error, fails, holds no secret, and
+    takes nothing more."""
+
+    def check(step: Step, name: str, message: Any, error: type, words: str | None = None, peer: str | None = None):
+        site = step.sites[name]
+        frame = message if isinstance(message, bytes) else message.encode()
+        with pytest.raises(error, match=words) as caught:
+            site.receive(frame)
+        assert type(caught.value) is error
+        if peer is not None:
+            assert caught.value.peer == peer
+        assert site.phase is SitePhase.FAILED
+        assert holds_no_secret(site)
+        with pytest.raises(IllegalEvent):
+            site.receive(frame)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def ignores():
+    """ignores(step, name, message): the site says that this cannot happen now, and is as it was."""
+
+    def check(step: Step, name: str, message: Any) -> None:
+        before = freeze(step.sites[name])
+        with pytest.raises(IllegalEvent):
+            step.sites[name].receive(message if isinstance(message, bytes) else message.encode())
+        assert freeze(step.sites[name]) == before
+
+    return check

@@ -46,6 +46,7 @@ from flwr.supercore.primitives.asymmetric import (
 
 from privacy.secagg import SendTo, SitePhase
 from privacy.secagg.keystream import keystream
+from privacy.secagg.messages import Encapsulated, KeyAdvert, decode
 from simulations.benchmarks.flower_secagg import (
     CLIPPING_RANGE,
     MAX_WEIGHT,
@@ -383,6 +384,12 @@ def test_flower_uploads_eight_bytes_a_coordinate(secret) -> None:
 
 
 def test_ours_sends_four_bytes_a_coordinate(make_step) -> None:
-    step = make_step(4, length=100_000).start().run()
+    """In every step; the keys and ciphertexts of the one setup serve all the steps of an epoch."""
+    step = make_step(4, length=100_000, steps=2).start().run()
     step.assert_exact(survivors=step.names)
+    sent = [frame for name, frame in step.received if name == "alpha"]
+    of_the_setup = [frame for frame in sent if isinstance(decode(frame), KeyAdvert | Encapsulated)]
+    assert sum(map(len, of_the_setup)) <= 1400 * 4, "one key and a ciphertext for each of three sites"
+    assert sum(map(len, sent)) - sum(map(len, of_the_setup)) <= 4.04 * 100_000
+    step.begin_next().run().assert_exact(survivors=step.names)
     assert sum(len(frame) for name, frame in step.received if name == "alpha") <= 4.04 * 100_000

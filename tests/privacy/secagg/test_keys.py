@@ -1,23 +1,26 @@
-"""Key agreement and derivation against the RFCs' vectors and a naive HKDF."""
+"""Key agreement against published vectors, HKDF against a naive one, and every hash and commitment."""
 
 import hashlib
 import hmac
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.secagg.keys import (
-    EphemeralKey,
-    PairRoot,
+    CIPHERTEXT_BYTES,
+    KEM_PUBLIC_BYTES,
+    HybridKey,
     commit_pair,
     commit_self,
+    encapsulate,
     hkdf_expand,
     hkdf_extract,
     labelled_hash,
     pair_transcript,
     seal,
     session_hash,
+    setup_hash,
     unseal,
     verify,
 )
@@ -59,14 +62,19 @@ RFC_5869 = [  # appendix A.1 and A.2: key, salt, info, PRK, OKM
 def test_hkdf_of_rfc_5869(key, salt, info, prk, okm):
     extracted = hkdf_extract(bytes.fromhex(salt), bytes.fromhex(key))
     assert extracted.hex() == prk
-    size = len(okm) // 2
-    assert hkdf_expand(extracted, bytes.fromhex(info), size).hex() == okm
-    assert naive_hkdf(bytes.fromhex(salt), bytes.fromhex(key), bytes.fromhex(info), size).hex() == okm
+    assert naive_hkdf(bytes.fromhex(salt), bytes.fromhex(key), bytes.fromhex(info), len(okm) // 2).hex() == okm
+    # one block is all that is ever asked for
+    assert hkdf_expand(extracted, bytes.fromhex(info)).hex() == okm[:64]
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=200))
+def test_hkdf_is_the_naive_one(salt, key, info):
+    assert hkdf_expand(hkdf_extract(salt, key), info) == naive_hkdf(salt, key, info, 32)
 
 
 def test_x25519_of_rfc_7748_section_6_1():
-    alice = EphemeralKey(bytes.fromhex(ALICE))
-    bob = EphemeralKey(bytes.fromhex(BOB))
+    alice = HybridKey(bytes.fromhex(ALICE) + bytes(64))
+    bob = HybridKey(bytes.fromhex(BOB) + bytes(64))
     assert alice.public_bytes.hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
     assert bob.public_bytes.hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
@@ -90,52 +98,87 @@ BOB = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
 def test_points_of_small_order_are_refused(point):
     """The small-order points of curve25519 (https://cr.yp.to/ecdh.html, "validate")."""
     with pytest.raises(MalformedMessage, match="all-zero"):
-        EphemeralKey(bytes(range(32))).agree(point)
+        HybridKey(bytes(range(96))).agree(point)
 
 
-# What a key depends on.
+def test_a_wrong_ciphertext_gives_an_unrelated_secret():
+    """Implicit rejection (FIPS 203, algorithm 18): J(z || c), SHAKE256 to 32 bytes."""
+    seed = bytes(range(96))
+    key = HybridKey(seed)
+    secret, ciphertext = encapsulate(key.kem_public_bytes)
+    wrong = bytes([ciphertext[0] ^ 1]) + ciphertext[1:]
+    assert key.decapsulate(wrong) == hashlib.shake_256(seed[64:] + wrong).digest(32) != secret
 
 
-def root(shared=b"s" * 32, transcript=b"t" * 32):
-    return PairRoot(shared, transcript)
+@given(st.binary(min_size=96, max_size=96))
+@settings(max_examples=20, deadline=None)
+def test_what_is_encapsulated_is_decapsulated_by_its_owner_only(seed):
+    key, other = HybridKey(seed), HybridKey(seed[:32] + bytes([seed[32] ^ 1]) + seed[33:])
+    secret, ciphertext = encapsulate(key.kem_public_bytes)
+    again, _ = encapsulate(key.kem_public_bytes)
+    assert key.decapsulate(ciphertext) == secret != other.decapsulate(ciphertext)
+    assert again != secret, "every encapsulation is fresh"
+    assert (len(secret), len(ciphertext)) == (32, CIPHERTEXT_BYTES)
 
 
-def test_step_keys_are_the_naive_hkdf_of_the_documented_inputs():
-    info = labelled_hash("mask", CTX, b"alpha", b"beta")
-    expected = naive_hkdf(b"t" * 32, b"s" * 32, info, 32)
-    assert root().mask_seed(CTX, "beta", "alpha") == root().mask_seed(CTX, "alpha", "beta") == expected
-    info = labelled_hash("seal", CTX, b"beta", b"alpha")
-    assert root().seal_key(CTX, "beta", "alpha") == naive_hkdf(b"t" * 32, b"s" * 32, info, 32)
+def test_what_is_no_kem_key_or_ciphertext_is_refused():
+    """FIPS 203, section 7.2: coefficients must be below the modulus 3329."""
+    key = HybridKey(bytes(96))
+    for bad in (b"\xff" * KEM_PUBLIC_BYTES, key.kem_public_bytes[:-1], b""):
+        with pytest.raises(MalformedMessage, match="not usable"):
+            encapsulate(bad)
+    for size in (0, CIPHERTEXT_BYTES - 1, CIPHERTEXT_BYTES + 1):
+        with pytest.raises(MalformedMessage, match="expected 1088"):
+            key.decapsulate(bytes(size))
 
 
-def test_every_input_changes_the_keys_and_labels_separate_them():
-    keys = [
-        root().mask_seed(CTX, "alpha", "beta"),
-        root().mask_seed(OTHER_CTX, "alpha", "beta"),
-        root(shared=b"x" * 32).mask_seed(CTX, "alpha", "beta"),
-        root(transcript=b"x" * 32).mask_seed(CTX, "alpha", "beta"),
-        root().mask_seed(CTX, "alpha", "gamma"),
-        root().seal_key(CTX, "alpha", "beta"),
-        root().seal_key(CTX, "beta", "alpha"),
-        root().seal_key(OTHER_CTX, "alpha", "beta"),
-    ]
-    assert len(set(keys)) == len(keys)
-    assert {len(key) for key in keys} == {32}
+@pytest.mark.parametrize("size", [0, 32, 95, 97])
+def test_a_hybrid_key_is_made_from_96_bytes(size):
+    with pytest.raises(ValueError, match="expected 96"):
+        HybridKey(bytes(size))
 
 
-def test_transcripts_cover_ctx_and_the_adverts_they_name():
+def test_each_key_pair_has_randomness_of_its_own():
+    one, x, kem = HybridKey(bytes(96)), HybridKey(b"\xff" + bytes(95)), HybridKey(bytes(95) + b"\xff")
+    assert one.public_bytes != x.public_bytes
+    assert one.kem_public_bytes == x.kem_public_bytes
+    assert one.public_bytes == kem.public_bytes
+    last = HybridKey(bytes(32) + b"\1" + bytes(63))
+    assert one.public_bytes == last.public_bytes
+    assert one.kem_public_bytes != last.kem_public_bytes
+
+
+# Transcripts, hashes and commitments.
+
+
+def test_transcripts_cover_the_epoch_the_adverts_they_name_and_the_ciphertext():
     adverts = {"alpha": b"A", "beta": b"B", "gamma": b"C"}
-    pair = pair_transcript(CTX, adverts, "alpha", "beta")
-    assert pair == pair_transcript(CTX, adverts, "beta", "alpha")
-    assert pair == pair_transcript(CTX, adverts | {"gamma": b"X"}, "alpha", "beta")
-    assert pair != pair_transcript(OTHER_CTX, adverts, "alpha", "beta")
-    assert pair != pair_transcript(CTX, adverts | {"alpha": b"X"}, "alpha", "beta")
-    assert pair != pair_transcript(CTX, adverts | {"beta": b"X"}, "alpha", "beta")
-    session = session_hash(CTX, adverts)
-    assert session == session_hash(CTX, dict(reversed(adverts.items())))
-    assert session != session_hash(OTHER_CTX, adverts)
-    assert session != session_hash(CTX, adverts | {"gamma": b"X"})
-    assert session != session_hash(CTX, {"alpha": b"A", "beta": b"B"})
+    pair = pair_transcript(CTX, adverts, "alpha", "beta", b"E")
+    assert pair == pair_transcript(CTX, adverts, "beta", "alpha", b"E")
+    assert pair == pair_transcript(CTX, adverts | {"gamma": b"X"}, "alpha", "beta", b"E")
+    assert pair != pair_transcript(OTHER_CTX, adverts, "alpha", "beta", b"E")
+    assert pair != pair_transcript(CTX, adverts | {"alpha": b"X"}, "alpha", "beta", b"E")
+    assert pair != pair_transcript(CTX, adverts | {"beta": b"X"}, "alpha", "beta", b"E")
+    assert pair != pair_transcript(CTX, {"alpha": b"B", "beta": b"A"}, "alpha", "beta", b"E")
+    assert pair != pair_transcript(CTX, adverts, "alpha", "beta", b"X")
+
+
+def test_setup_and_session_cover_all_they_name():
+    adverts = {"alpha": b"A", "beta": b"B", "gamma": b"C"}
+    setup = setup_hash(CTX, adverts)
+    assert setup == setup_hash(CTX, dict(reversed(adverts.items())))
+    assert setup != setup_hash(OTHER_CTX, adverts)
+    assert setup != setup_hash(CTX, adverts | {"gamma": b"X"})
+    assert setup != setup_hash(CTX, {"alpha": b"A", "beta": b"B"})
+    sessions = [
+        session_hash(CTX, setup, ("alpha", "beta")),
+        session_hash(OTHER_CTX, setup, ("alpha", "beta")),
+        session_hash(CTX, b"x" * 32, ("alpha", "beta")),
+        session_hash(CTX, setup, ("alpha", "beta", "gamma")),
+        session_hash(CTX, setup, ("alpha", "gamma")),
+        session_hash(CTX, setup, ("alphabeta",)),
+    ]
+    assert len(set(sessions)) == len(sessions)
 
 
 @given(st.lists(st.binary(max_size=6), max_size=4), st.lists(st.binary(max_size=6), max_size=4))
@@ -145,7 +188,7 @@ def test_labelled_hash_does_not_confuse_lists_of_parts(one, other):
 
 
 def test_labelled_hash_golden():
-    data = b"tacit/secagg/thing/v1\0" + b"\0\0\0\3abc" + b"\0\0\0\0"
+    data = b"tacit/secagg/thing/v2\0" + b"\0\0\0\3abc" + b"\0\0\0\0"
     assert labelled_hash("thing", b"abc", b"") == hashlib.sha256(data).digest()
 
 

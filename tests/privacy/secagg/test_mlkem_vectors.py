@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 
+from privacy.secagg.keys import HybridKey, encapsulate
+from tacit.errors import MalformedMessage
+
 SEED_BYTES, KEY_BYTES, CIPHERTEXT_BYTES, SECRET_BYTES = 64, 1184, 1088, 32
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -116,3 +119,24 @@ def test_both_sides_agree_and_every_encapsulation_is_fresh() -> None:
     assert key.decapsulate(second) == two
     assert one != two
     assert first != second
+
+
+# The same through the keys that sites draw.
+
+
+@pytest.mark.parametrize("case", NIST["keygen"], ids=by_number)
+def test_a_sites_hybrid_key_holds_the_key_of_nist(case: dict[str, Any]) -> None:
+    key = HybridKey(bytes(32) + bytes.fromhex(case["d"] + case["z"]))
+    assert key.kem_public_bytes.hex() == case["ek"]
+
+
+@pytest.mark.parametrize("case", WYCHEPROOF["decapsulation"], ids=by_number)
+def test_a_sites_hybrid_key_decapsulates_as_in_wycheproof(case: dict[str, Any]) -> None:
+    key = HybridKey(bytes(32) + bytes.fromhex(case["seed"]))
+    assert key.decapsulate(bytes.fromhex(case["c"])).hex() == case["K"]
+
+
+@pytest.mark.parametrize("case", WYCHEPROOF["malformed_encapsulation_keys"], ids=by_number)
+def test_a_site_refuses_a_malformed_encapsulation_key(case: dict[str, Any]) -> None:
+    with pytest.raises(MalformedMessage, match="not usable"):
+        encapsulate(bytes.fromhex(case["ek"]))

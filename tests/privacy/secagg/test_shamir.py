@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.secagg import shamir
-from privacy.secagg.shamir import PRIME, Reconstruction, split
+from privacy.secagg.shamir import PRIME, Reconstruction, split, split_all
 from tacit.errors import BadShare
 
 
@@ -137,3 +137,42 @@ def test_coefficients_use_all_their_randomness():
 
     split(bytes(32), 5, [1, 2, 3, 4, 5], recording)
     assert sizes == [4 * 48]
+
+
+def naive_shares(secret, threshold, points, random_bytes):
+    """One polynomial, one power at a time."""
+    coefficients = [int.from_bytes(secret, "big")]
+    coefficients += [int.from_bytes(random_bytes[48 * k : 48 * k + 48], "big") for k in range(threshold - 1)]
+    values = [sum(c * point**k for k, c in enumerate(coefficients)) % PRIME for point in points]
+    return [value.to_bytes(33, "big") for value in values]
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=6), st.integers(1, 9), st.data())
+def test_many_secrets_are_split_as_naively_one_by_one(secrets, threshold, data):
+    points = data.draw(st.lists(st.integers(1, 300), min_size=1, max_size=6, unique=True))
+    drawn = []
+
+    def recording(size):
+        drawn.append(random.Random(len(secrets)).randbytes(size))
+        return drawn[-1]
+
+    rows = split_all(secrets, threshold, points, recording)
+    each = 48 * (threshold - 1)
+    assert [len(draw) for draw in drawn] == [each * len(secrets)], "all the randomness at once, none of it shared"
+    columns = [
+        naive_shares(secret, threshold, points, drawn[0][each * i : each * i + each])
+        for i, secret in enumerate(secrets)
+    ]
+    assert rows == list(zip(*columns, strict=True))
+
+
+def test_polynomials_side_by_side_do_not_carry_into_each_other():
+    """The largest cohort, the largest coefficients: between two largest secrets, the smallest one is as it was."""
+    points, threshold = list(range(1, 129)), 86
+    secrets = [b"\xff" * 32, bytes(32), b"\xff" * 32]
+    ones = b"\xff" * (48 * (threshold - 1))
+    zeros = bytes(len(ones))
+    rows = split_all(secrets, threshold, points, lambda size: ones + zeros + ones)
+    assert [row[1] for row in rows] == [bytes(33)] * 128
+    largest = naive_shares(secrets[0], threshold, points, ones)
+    assert [row[0] for row in rows] == [row[2] for row in rows] == largest

@@ -1,0 +1,42 @@
+"""Joint DP-SGD: the coordinator takes the very steps that the sites take, from the same noised sums."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.joint import HeavyBall, joint_gradient
+from privacy.order import Order
+from strategies.secure_fedavg import SecureFedAvg
+from tacit.errors import StepBurnt
+
+_log = logging.getLogger(__name__)
+
+
+class JointDpSgd(SecureFedAvg):
+    """Flower strategy of mode ``joint``: one secure sum for every step of training, all on one session.
+
+    A burnt step is left out by everybody; a round in which all were burnt has no result. A site counts as a survivor of
+    the round if it is in its last sum.
+    """
+
+    def combine(self, order: Order, vector: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+        """Take a step for each sum of the round."""
+        training = order.training
+        optimiser = HeavyBall(vector, learning_rate=training.learning_rate, momentum=training.momentum)
+        survivors: tuple[str, ...] = ()
+        burnt: StepBurnt | None = None
+        for step in range(order.step, order.step + order.secagg.steps):
+            try:
+                result = self._sums.await_step(order, step)
+            except StepBurnt as error:
+                _log.warning("step %d of %d was burnt: %s", step, order.secagg.steps, error.message)
+                burnt = error
+                continue
+            optimiser.step(joint_gradient(result.total, len(result.survivors), order))
+            survivors = result.survivors
+        if not survivors and burnt is not None:
+            raise burnt
+        return optimiser.vector, survivors
