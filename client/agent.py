@@ -183,7 +183,7 @@ class SiteAgent:
 
     def _check_budget(self, order: Order) -> None:
         """Refuse at its first order a run that the ledger could not afford to finish."""
-        event = order.event()
+        event = self._event(order)
         rest = event.model_copy(update={"steps": event.steps * (order.rounds_planned - order.round + 1)})
         budget = self._budget()
         for what, limit, spent in (
@@ -299,7 +299,7 @@ class SiteAgent:
                 StepKey(order.run_id, order.round, order.step),
                 self._dataset,
                 order.agreement_digest,
-                order.event(),
+                self._event(order),
                 self._budget(),
                 noise_secret=order.test_noise_seed is None,
             )
@@ -309,6 +309,9 @@ class SiteAgent:
             raise Refusal(RefusalReason.BUDGET, error.message) from error
         except LedgerError as error:
             raise Refusal(RefusalReason.LEDGER, error.message, hint=error.hint) from error
+
+    def _event(self, order: Order) -> DpEvent:
+        return order.event(self._agreement.agreement.secure_aggregation.collusion_bound)
 
     def _budget(self) -> Budget:
         limits = effective_limits(self._agreement.agreement, self._policy)

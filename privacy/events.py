@@ -5,10 +5,11 @@ After ``dp_accounting/dp_event.py`` of google/differential-privacy: an event say
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class PrivacyMode(StrEnum):
@@ -51,5 +52,82 @@ class SubsampledGaussian(BaseModel):
     steps: int = Field(gt=0)
 
 
+#: Smallest standard deviation of one site's noise share, in units of the integer grid: a sum of rounded shares then
+#: differs from rounded Gaussian noise by less than any delta could notice (docs/privacy.md, section 2a).
+SMALLEST_SHARE_UNITS = 8.0
+
+
+class IntegerGrid(BaseModel):
+    """Where sums are rounded before noise is added: each coordinate times ``scale``, stochastically to an integer.
+
+    ``l2_clip_norm`` is a record's largest L2 norm before; ``dimension`` the number of coordinates.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    l2_clip_norm: float = Field(gt=0)
+    scale: float = Field(gt=0)
+    dimension: int = Field(gt=0)
+
+    @property
+    def l2_sensitivity(self) -> float:
+        """What one record changes a rounded sum by, in grid units: at most ``scale l2_clip_norm + sqrt(dimension)``.
+
+        Rounding is floor(x + u) with u uniform and independent of the data. For every u two sums that differ by g
+        differ, once rounded, by less than |scale g| + 1 in each coordinate; the triangle inequality in L2 gives the
+        bound. It holds always, not only for a good rounding as Kairouz, Liu and Steinke 2021, proposition 26, does.
+        """
+        return self.scale * self.l2_clip_norm + math.sqrt(self.dimension)
+
+
+class JointSubsampledGaussian(BaseModel):
+    """``steps`` secure sums of clipped, Poisson-sampled gradients with the noise in shares: central DP-SGD, no server.
+
+    A sum opens over ``threshold`` sites or more, of which at most ``collusion_bound`` collude: at least
+    h = ``threshold`` - ``collusion_bound`` shares are unknown to any coalition. Each has standard deviation
+    ``noise_multiplier / sqrt(h)`` times the sensitivity *after rounding*, so h of them hold the whole of
+    ``noise_multiplier``, which is what an accountant composes. What one site adds alone protects nothing.
+
+    ``grid`` notes the discretisation the shares were sized for, where it is known; it does not change the cost.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    mechanism: Literal["joint-poisson-subsampled-gaussian"] = "joint-poisson-subsampled-gaussian"
+    version: Literal[1] = 1
+    mode: Annotated[PrivacyMode, Field(strict=False)]
+    unit: Annotated[PrivacyUnit, Field(strict=False)]
+    adjacency: Annotated[Adjacency, Field(strict=False)]
+    noise_multiplier: float = Field(gt=0)
+    sample_rate: float = Field(gt=0, le=1)
+    steps: int = Field(gt=0)
+    threshold: int = Field(gt=1)
+    collusion_bound: int = Field(gt=0)
+    grid: IntegerGrid | None = None
+
+    @model_validator(mode="after")
+    def _hides(self) -> JointSubsampledGaussian:
+        if self.honest_survivors < 2:
+            raise ValueError(
+                f"threshold ({self.threshold}) minus collusion_bound ({self.collusion_bound}) must be at least 2"
+            )
+        if self.grid is not None:
+            share = self.noise_multiplier * self.grid.l2_sensitivity / math.sqrt(self.honest_survivors)
+            if share < SMALLEST_SHARE_UNITS:
+                raise ValueError(
+                    f"a noise share of {share:g} grid units is lost in rounding; at least {SMALLEST_SHARE_UNITS:g} hold"
+                )
+        return self
+
+    @property
+    def honest_survivors(self) -> int:
+        """h: shares in every sum that no coalition knows."""
+        return self.threshold - self.collusion_bound
+
+    def noise_multiplier_of(self, shares: int) -> float:
+        """Standard deviation of ``shares`` noise shares over the sensitivity after rounding."""
+        return self.noise_multiplier * math.sqrt(shares / self.honest_survivors)
+
+
 #: Every event an accountant may meet. A union, so that a new kind must be added to each accountant or raise there.
-DpEvent = SubsampledGaussian
+DpEvent = SubsampledGaussian | JointSubsampledGaussian

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from privacy.events import SMALLEST_SHARE_UNITS
 from privacy.order import Order, TrainingSpec
 from privacy.randomness import RandomSource, standard_normal
 from privacy.secagg.encoding import decode, encode
@@ -29,7 +30,7 @@ from privacy.secagg.ring import Ring, RingVector
 from tacit.errors import TrainingError
 
 #: Smallest standard deviation of a share, in grid units: the aliasing error is then below 2^-400.
-MIN_SHARE_UNITS = 8.0
+MIN_SHARE_UNITS = SMALLEST_SHARE_UNITS
 #: A share stays within this many standard deviations but for one coordinate in 2^107.
 NOISE_REACH = 12.0
 

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.events import (
+    Adjacency,
+    DpEvent,
+    IntegerGrid,
+    JointSubsampledGaussian,
+    PrivacyMode,
+    PrivacyUnit,
+    SubsampledGaussian,
+)
 from tacit.canonical import digest
+from tacit.errors import InputError
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -154,16 +163,59 @@ class Order(Strict):
         """Coordinates of the vectors that are summed: the adapter's, and the weight if sites are weighted."""
         return self.adapter_length + (self.secagg.weights is not None)
 
-    def event(self) -> SubsampledGaussian:
-        """What carrying out this order once spends, as an accountant's event."""
-        return SubsampledGaussian(
-            mode=self.mode,
-            unit=self.unit,
-            adjacency=self.adjacency,
-            noise_multiplier=self.training.noise_multiplier,
-            sample_rate=self.training.sample_rate,
-            steps=self.training.local_steps,
+    def event(self, collusion_bound: int | None = None) -> DpEvent:
+        """What carrying out this order once spends, as an accountant's event.
+
+        Args:
+            collusion_bound: the agreement's c; mode ``joint`` needs it.
+
+        Raises:
+            InputError: as :func:`event_of`.
+        """
+        return event_of(
+            self.mode, self.unit, self.adjacency, self.training, self.secagg, self.vector_length, collusion_bound
         )
+
+
+def event_of(
+    mode: PrivacyMode,
+    unit: PrivacyUnit,
+    adjacency: Adjacency,
+    training: TrainingSpec,
+    secagg: SecAggSpec,
+    dimension: int | None,
+    collusion_bound: int | None,
+) -> DpEvent:
+    """Return what one round with these parameters spends at a site.
+
+    Args:
+        dimension: coordinates of the vectors that are summed, where known: mode ``joint`` notes them.
+        collusion_bound: the agreement's c; mode ``joint`` needs it.
+
+    Raises:
+        InputError: mode ``joint`` without a collusion bound, or with shares too few or too small to hide a site.
+    """
+    facts = {
+        "mode": mode,
+        "unit": unit,
+        "adjacency": adjacency,
+        "noise_multiplier": training.noise_multiplier,
+        "sample_rate": training.sample_rate,
+        "steps": training.local_steps,
+    }
+    if mode is PrivacyMode.LOCAL:
+        return SubsampledGaussian.model_validate(facts)
+    if collusion_bound is None:
+        raise InputError("what mode joint spends depends on the agreement's collusion bound, which was not given")
+    grid = None
+    if dimension is not None:
+        grid = IntegerGrid(l2_clip_norm=training.l2_clip_norm, scale=secagg.scale, dimension=dimension)
+    try:
+        return JointSubsampledGaussian.model_validate(
+            {**facts, "threshold": secagg.threshold, "collusion_bound": collusion_bound, "grid": grid}
+        )
+    except ValidationError as error:
+        raise InputError(f"mode joint cannot be accounted for: {error.errors()[0]['msg']}") from error
 
 
 class ReceiptStatus(Strict):

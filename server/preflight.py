@@ -16,9 +16,9 @@ import tacit
 from client.gate import Gate
 from privacy.accounting import epsilon
 from privacy.agreement import Agreement, VerifiedAgreement
-from privacy.events import PrivacyMode, SubsampledGaussian
+from privacy.events import DpEvent, PrivacyMode
 from privacy.joint import NOISE_REACH
-from privacy.order import Order, SecAggSpec, TrainingSpec
+from privacy.order import Order, SecAggSpec, TrainingSpec, event_of
 from privacy.policy import SitePolicy
 from privacy.secagg.threshold import default_threshold
 from server.run_spec import RunSpec
@@ -161,19 +161,24 @@ def submission_facts(
     }
 
 
-def round_event(spec: RunSpec, agreement: Agreement) -> SubsampledGaussian:
-    """Return what one round of the run spends at each site."""
-    return SubsampledGaussian(
-        mode=spec.run.mode,
-        unit=agreement.privacy.unit,
-        adjacency=agreement.privacy.adjacency,
-        noise_multiplier=spec.training.noise_multiplier,
-        sample_rate=spec.training.sample_rate,
-        steps=spec.training.local_steps,
+def round_event(spec: RunSpec, agreement: Agreement) -> DpEvent:
+    """Return what one round of the run spends at each site.
+
+    Raises:
+        InputError: mode ``joint`` with a threshold that leaves fewer than two honest sites in a sum.
+    """
+    return event_of(
+        spec.run.mode,
+        agreement.privacy.unit,
+        agreement.privacy.adjacency,
+        training_of(spec, agreement),
+        secagg_of(spec, agreement),
+        None,
+        agreement.secure_aggregation.collusion_bound,
     )
 
 
-def epsilon_per_round(event: SubsampledGaussian, rounds: int, delta: float) -> list[float]:
+def epsilon_per_round(event: DpEvent, rounds: int, delta: float) -> list[float]:
     """Return the epsilon a site will have spent after round 1, 2, ... of a run that burns no step."""
     return [epsilon([event.model_copy(update={"steps": event.steps * done})], delta) for done in range(1, rounds + 1)]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from privacy.accounting.pld import epsilon
-from privacy.events import DpEvent, PrivacyMode
-from tacit.errors import InputError
+from privacy.accounting.pld import epsilon_of
+from privacy.accounting.spends import UnknownShares, against_colluding_sites, merge
+from privacy.events import DpEvent, JointSubsampledGaussian
+from tacit.errors import InputError, LedgerError
 
 COORDINATOR = "coordinator"
 COLLUDING_SITES = "coordinator+c sites"
@@ -18,16 +19,29 @@ _OWN_NOISE = (
     "Every step's sum of clipped gradients is noised at the site before anything leaves it, so the bound needs "
     "neither secure aggregation nor another site's honesty; the same epsilon holds for any number of colluding sites."
 )
-_SHARED_NOISE = (
+_SHARED = (
     "In mode joint a step's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
-    "and the shares of at least t - c honest sites in each sum; more honest sites only lower it. If more than c = "
-    "{collusion_bound} sites collude with the coordinator, nothing is claimed for those steps."
 )
+_SHARED_NOISE = {
+    COORDINATOR: _SHARED + "and no colluding site, so that all {threshold} shares of a sum count.",
+    COLLUDING_SITES: (
+        _SHARED + "and the shares of at least t - c = {honest} honest sites in each sum. If more than c = "
+        "{collusion_bound} sites collude with the coordinator, nothing is claimed for those steps."
+    ),
+    SITE: _SHARED + "and the shares of the other {others} sites or more in each sum.",
+    PUBLIC: "In mode joint a step's noise is shared: all {threshold} shares of a sum count if no site tells its own.",
+}
+_SHARES: dict[str, UnknownShares] = {
+    COORDINATOR: lambda event: event.threshold,
+    COLLUDING_SITES: against_colluding_sites,
+    SITE: lambda event: event.threshold - 1,
+    PUBLIC: lambda event: event.threshold,
+}
 _NO_CLAIM = "The noise was drawn from a test seed: whoever knows the seed can subtract it. No privacy is claimed."
 
 _SEES = {
     COORDINATOR: "Sees the whole transcript and may deviate from the protocol in any way.",
-    COLLUDING_SITES: ("Up to c = {collusion_bound} sites pool everything they know with the coordinator."),
+    COLLUDING_SITES: "Up to c = {collusion_bound} sites pool everything they know with the coordinator.",
     SITE: "A curious partner sees the global adapter of every round and its own contribution.",
     PUBLIC: "Receives the released adapter, which is computed from the noised updates alone.",
 }
@@ -70,8 +84,8 @@ def adversary_bounds(
 ) -> AdversaryBounds:
     """Return what each adversary learns from ``events`` of one site.
 
-    In mode ``local`` every adversary gets the same bound: the site's own noise alone. In mode ``joint`` the bound is
-    the whole noise of a sum, which every adversary meets as long as at most c sites collude (docs/privacy.md).
+    In ``local`` mode every adversary gets the same bound: the site's own noise alone. In ``joint`` mode each gets the
+    noise shares it does not know (docs/privacy.md). Events of both modes compose.
 
     Args:
         events: everything the site spent on one dataset.
@@ -80,21 +94,44 @@ def adversary_bounds(
         noise_secret: False when any noise came from a test seed; then no epsilon is claimed at all.
 
     Raises:
-        LedgerError: an event whose mode has no adversary analysis here.
+        LedgerError: an event whose mode has no adversary analysis here, or one made for fewer colluding sites.
         InputError: ``delta`` is not in (0, 1), or ``collusion_bound`` is not positive.
     """
     if collusion_bound < 1:
         raise InputError(f"collusion bound is {collusion_bound!r}; expected at least 1: one curious partner")
-    spent = tuple(events)
-    value = epsilon(spent, delta)
-    claimed = value if noise_secret else None
-    modes = {event.mode for event in spent}
-    reasons = [_OWN_NOISE] if modes != {PrivacyMode.JOINT} else []
-    reasons += [_SHARED_NOISE] if PrivacyMode.JOINT in modes else []
-    reason = " ".join(reasons).format(collusion_bound=collusion_bound) if noise_secret else _NO_CLAIM
+    everything = tuple(events)
+    joint = [event for event in everything if isinstance(event, JointSubsampledGaussian)]
+    if any(event.collusion_bound < collusion_bound for event in joint):
+        raise LedgerError(
+            f"a joint event holds against fewer than the {collusion_bound} colluding sites asked about",
+            hint="noise shares are made for the agreement's collusion bound; ask about that",
+        )
+    spends = {name: merge(everything, shares) for name, shares in _SHARES.items()}
     return AdversaryBounds(
         tuple(
-            AdversaryBound(name, claimed, delta, f"{sees.format(collusion_bound=collusion_bound)} {reason}")
+            AdversaryBound(
+                name,
+                epsilon_of(spends[name], delta) if noise_secret else None,
+                delta,
+                f"{sees.format(collusion_bound=collusion_bound)} {_reason(name, everything, joint, noise_secret)}",
+            )
             for name, sees in _SEES.items()
         )
     )
+
+
+def _reason(name: str, events: tuple[DpEvent, ...], joint: list[JointSubsampledGaussian], noise_secret: bool) -> str:
+    if not noise_secret:
+        return _NO_CLAIM
+    reasons = [] if len(joint) == len(events) and joint else [_OWN_NOISE]
+    if joint:
+        weakest = min(joint, key=lambda event: event.honest_survivors)
+        reasons.append(
+            _SHARED_NOISE[name].format(
+                threshold=weakest.threshold,
+                others=weakest.threshold - 1,
+                honest=weakest.honest_survivors,
+                collusion_bound=weakest.collusion_bound,
+            )
+        )
+    return " ".join(reasons)

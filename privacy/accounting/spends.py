@@ -7,10 +7,17 @@ adjacency is refused here until somebody writes down what it costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from privacy.events import Adjacency, DpEvent, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.events import (
+    Adjacency,
+    DpEvent,
+    JointSubsampledGaussian,
+    PrivacyMode,
+    PrivacyUnit,
+    SubsampledGaussian,
+)
 from tacit.errors import InputError, LedgerError
 
 
@@ -18,7 +25,7 @@ from tacit.errors import InputError, LedgerError
 class Spend:
     """``steps`` compositions of one Poisson-subsampled Gaussian mechanism.
 
-    ``noise_multiplier`` is standard deviation over clip norm; ``sample_rate`` is the Poisson sampling probability.
+    ``noise_multiplier`` is standard deviation over sensitivity; ``sample_rate`` is the Poisson sampling probability.
     """
 
     noise_multiplier: float
@@ -26,11 +33,23 @@ class Spend:
     steps: int
 
 
-def merge(events: Iterable[DpEvent]) -> tuple[Spend, ...]:
+#: How many noise shares of a sum an adversary does not know.
+UnknownShares = Callable[[JointSubsampledGaussian], int]
+
+
+def against_colluding_sites(event: JointSubsampledGaussian) -> int:
+    """The fewest: the coordinator and c sites know all others."""
+    return event.honest_survivors
+
+
+def merge(events: Iterable[DpEvent], unknown_shares: UnknownShares = against_colluding_sites) -> tuple[Spend, ...]:
     """Merge events of equal noise and sample rate; the pair of the newest event comes last.
 
     Composition does not depend on the order. Speed does: a run repeats its own pair, and everything before it stays
     composed in the accountants' caches.
+
+    Args:
+        unknown_shares: of a joint event, the shares that count as noise; by default those that always do.
 
     Raises:
         LedgerError: an event no accountant here can interpret.
@@ -38,7 +57,12 @@ def merge(events: Iterable[DpEvent]) -> tuple[Spend, ...]:
     steps: dict[tuple[float, float], int] = {}
     for event in events:
         _check(event)
-        pair = (event.noise_multiplier, event.sample_rate)
+        noise_multiplier = (
+            event.noise_multiplier_of(unknown_shares(event))
+            if isinstance(event, JointSubsampledGaussian)
+            else event.noise_multiplier
+        )
+        pair = (noise_multiplier, event.sample_rate)
         steps[pair] = steps.pop(pair, 0) + event.steps
     return tuple(Spend(noise, rate, count) for (noise, rate), count in steps.items())
 
@@ -53,14 +77,14 @@ def check_delta(delta: float) -> None:
 
 
 def _check(event: object) -> None:
-    if not isinstance(event, SubsampledGaussian):
+    if not isinstance(event, SubsampledGaussian | JointSubsampledGaussian):
         raise LedgerError(
             f"no accountant understands an event of type {type(event).__name__}",
             hint="this version knows Poisson-subsampled Gaussian events only and never guesses a cost",
         )
+    mode = PrivacyMode.JOINT if isinstance(event, JointSubsampledGaussian) else PrivacyMode.LOCAL
     known = (
-        # the noise multiplier of a joint event is that of the whole sum, so both modes are one mechanism
-        (event.mode, PrivacyMode.JOINT if event.mode is PrivacyMode.JOINT else PrivacyMode.LOCAL),
+        (event.mode, mode),
         (event.unit, PrivacyUnit.RECORD),
         (event.adjacency, Adjacency.ADD_REMOVE),
     )

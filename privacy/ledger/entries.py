@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from privacy.events import SubsampledGaussian
+from privacy.events import DpEvent
 from privacy.ledger.head import HashHex
 from privacy.order import Digest, Strict
 from tacit.canonical import canonical_json, parse_json
@@ -56,7 +56,7 @@ class Reserve(Strict):
     step: int = Field(ge=0)
     dataset: Label
     agreement_digest: Digest
-    event: SubsampledGaussian
+    event: Annotated[DpEvent, Field(discriminator="mechanism")]
     #: False for a test seed: the event protects nothing, and nothing about this dataset is private any more
     noise_secret: bool
     #: the limits in force, and the composed bounds including this step, all at ``delta``

@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from privacy.accounting import AdversaryBounds, adversary_bounds, agreement_between
-from privacy.agreement import AgreementBundle, load_bundle
-from privacy.events import SubsampledGaussian
+from privacy.agreement import Agreement, AgreementBundle, load_bundle
+from privacy.events import DpEvent
+from privacy.order import event_of
 from privacy.report.events import (
     Evaluated,
     Event,
@@ -55,15 +56,7 @@ def facts_from_run(run_folder: Path) -> ReportFacts:
     record = read_events(run_folder / "events.jsonl")
     _check_same_run(run_folder, submission, record)
     bundle = load_bundle(run_folder / "agreement.yaml")
-    privacy = bundle.agreement.privacy
-    step_event = SubsampledGaussian(
-        mode=submission.mode,
-        unit=privacy.unit,
-        adjacency=privacy.adjacency,
-        noise_multiplier=submission.training.noise_multiplier,
-        sample_rate=submission.training.sample_rate,
-        steps=submission.training.local_steps,
-    )
+    step_event = _step_event(submission, bundle.agreement)
     delta = submission.budget.delta
     testing = submission.testing or bundle.agreement.testing
     sites = sites_from(submission.sites, record.events, step_event, delta)
@@ -89,6 +82,20 @@ def facts_from_run(run_folder: Path) -> ReportFacts:
     )
     findings = findings_of(facts, submitted_digest=submission.agreement_digest, record=record)
     return facts.model_copy(update={"findings": findings})
+
+
+def _step_event(submission: Submission, agreement: Agreement) -> DpEvent:
+    """What carrying out one order spent. A weight, where sums are weighted, is one more coordinate."""
+    length = submission.adapter_length
+    return event_of(
+        submission.mode,
+        agreement.privacy.unit,
+        agreement.privacy.adjacency,
+        submission.training,
+        submission.secagg,
+        None if length is None else length + (submission.secagg.weights is not None),
+        agreement.secure_aggregation.collusion_bound,
+    )
 
 
 def _check_same_run(run_folder: Path, submission: Submission, record: RunEvents) -> None:
@@ -146,7 +153,7 @@ def _moment(event: Event) -> datetime:
 
 def _adversaries(
     sites: tuple[SiteFacts, ...],
-    step_event: SubsampledGaussian,
+    step_event: DpEvent,
     delta: float,
     collusion_bound: int,
     *,
@@ -177,9 +184,7 @@ def _adversaries(
     return tuple(result)
 
 
-def _second_opinion(
-    sites: tuple[SiteFacts, ...], step_event: SubsampledGaussian, delta: float
-) -> SecondOpinionFacts | None:
+def _second_opinion(sites: tuple[SiteFacts, ...], step_event: DpEvent, delta: float) -> SecondOpinionFacts | None:
     worst = max(sites, key=lambda site: site.epsilon_run)
     if not worst.gradient_steps:
         return None

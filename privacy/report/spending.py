@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privacy.accounting import epsilon
-from privacy.events import SubsampledGaussian
+from privacy.events import DpEvent
 from privacy.order import Receipt
 from privacy.report.events import Event, RoundFinished, RoundStarted, SiteReceipt
 from privacy.report.facts import SiteFacts, SiteStepFacts, TreeHeadFacts
@@ -20,7 +20,7 @@ from tacit.canonical import canonical_json
 
 
 def sites_from(
-    sites: Iterable[str], events: Iterable[Event], step_event: SubsampledGaussian, delta: float
+    sites: Iterable[str], events: Iterable[Event], step_event: DpEvent, delta: float
 ) -> tuple[SiteFacts, ...]:
     """Return what each site did and spent.
 
@@ -34,7 +34,7 @@ def sites_from(
     return tuple(_site(site, all_events, _Cost(step_event, delta)) for site in sites)
 
 
-def spent_events(site: SiteFacts, step_event: SubsampledGaussian) -> tuple[SubsampledGaussian, ...]:
+def spent_events(site: SiteFacts, step_event: DpEvent) -> tuple[DpEvent, ...]:
     """Return what ``site`` spent, as an accountant's events."""
     return (step_event,) * (site.steps[-1].charged_so_far if site.steps else 0)
 
@@ -46,7 +46,7 @@ def same_epsilon(left: float, right: float) -> bool:
 
 @dataclass(frozen=True)
 class _Cost:
-    step_event: SubsampledGaussian
+    step_event: DpEvent
     delta: float
 
     def of(self, charged: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from privacy.accounting import COLLUDING_SITES, COORDINATOR, PUBLIC, SITE, adversary_bounds, epsilon
-from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.events import Adjacency, JointSubsampledGaussian, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from tacit.errors import InputError, LedgerError
 
 EVENT = SubsampledGaussian(
@@ -34,17 +34,26 @@ def test_a_test_seed_leaves_no_claim():
 
 
 def test_joint_mode_rests_on_secure_aggregation_and_says_so():
-    """The noise multiplier is that of the whole sum, so the number is the central one; what it rests on is not."""
-    joint = EVENT.model_copy(update={"mode": PrivacyMode.JOINT})
+    """The noise multiplier is that of the honest shares of a sum; the number is the central one, its ground is not."""
+    joint = JointSubsampledGaussian(
+        **EVENT.model_dump(exclude={"mechanism", "mode"}), mode=PrivacyMode.JOINT, threshold=5, collusion_bound=2
+    )
     bounds = adversary_bounds([joint], 1e-5, collusion_bound=2, noise_secret=True)
-    assert {bound.epsilon for bound in bounds.values()} == {epsilon([EVENT], 1e-5)}
-    assert all("needs secure aggregation" in bound.assumptions for bound in bounds.values())
-    assert all("more than c = 2 sites collude" in bound.assumptions for bound in bounds.values())
+    assert bounds[COLLUDING_SITES].epsilon == epsilon([EVENT], 1e-5)
+    assert all("needs secure aggregation" in bounds[name].assumptions for name in (COORDINATOR, COLLUDING_SITES, SITE))
+    assert "more than c = 2 sites collude" in bounds[COLLUDING_SITES].assumptions
     assert not any("neither secure aggregation" in bound.assumptions for bound in bounds.values())
-    both = adversary_bounds([EVENT, joint], 1e-5, collusion_bound=2, noise_secret=True)[SITE]
+    both = adversary_bounds([EVENT, joint], 1e-5, collusion_bound=2, noise_secret=True)[COLLUDING_SITES]
     assert both.epsilon == epsilon([EVENT, joint], 1e-5)
     assert "neither secure aggregation" in both.assumptions
     assert "needs secure aggregation" in both.assumptions
+
+
+def test_a_joint_event_without_threshold_and_collusion_bound_is_refused():
+    with pytest.raises(LedgerError, match="joint"):
+        adversary_bounds(
+            [EVENT.model_copy(update={"mode": PrivacyMode.JOINT})], 1e-5, collusion_bound=2, noise_secret=False
+        )
 
 
 def test_a_mode_without_analysis_gets_no_bounds():

@@ -13,7 +13,14 @@ import pytest
 
 from privacy.accounting import epsilon
 from privacy.agreement import draft, save_bundle
-from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.events import (
+    Adjacency,
+    IntegerGrid,
+    JointSubsampledGaussian,
+    PrivacyMode,
+    PrivacyUnit,
+    SubsampledGaussian,
+)
 
 SITES = ("alpha", "beta", "gamma")
 MODEL_DIGEST = "sha256:" + "b" * 64
@@ -202,6 +209,36 @@ def write_plain_run(folder: Path, rounds: int = 5, **options: Any) -> RunWriter:
     run = RunWriter(folder, rounds=rounds, **options).submit()
     run.evaluated(0, 0.26)
     for number in range(1, rounds + 1):
+        run.round(number, number, 0.92 - 0.6 * 0.7**number)
+    run.finished()
+    return run
+
+
+class JointRunWriter(RunWriter):
+    """A run in mode ``joint``: all three sites must survive, one may collude."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, rounds=3)
+        self.facts["mode"] = "joint"
+        self.facts["secagg"]["threshold"] = 3
+
+    def epsilon(self, steps_charged: int) -> float:
+        event = JointSubsampledGaussian(
+            **EVENT.model_dump(exclude={"mechanism", "mode"}),
+            mode=PrivacyMode.JOINT,
+            threshold=3,
+            collusion_bound=1,
+            grid=IntegerGrid(l2_clip_norm=0.5, scale=2.0**24, dimension=151_690),
+        )
+        return epsilon((event,) * steps_charged, DELTA)
+
+
+def write_joint_run(folder: Path) -> JointRunWriter:
+    """A run in mode ``joint`` in which everything goes well."""
+    run = JointRunWriter(folder)
+    run.submit()
+    run.evaluated(0, 0.26)
+    for number in range(1, 4):
         run.round(number, number, 0.92 - 0.6 * 0.7**number)
     run.finished()
     return run

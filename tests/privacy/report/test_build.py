@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from privacy.events import SubsampledGaussian
 from privacy.report.build import facts_from_run
 from privacy.report.facts import ReportFacts
 from tacit.errors import AgreementError, InputError
+from tests.privacy.report.conftest import write_joint_run
 
 
 def texts(facts: ReportFacts, severity: str) -> list[str]:
@@ -31,6 +33,18 @@ def charge(facts: ReportFacts, steps: int) -> float:
         steps=steps,
     )
     return epsilon([event], facts.delta)
+
+
+def test_a_run_in_mode_joint_names_a_bound_for_each_adversary(tmp_path: Path) -> None:
+    """Three survivors, one colluding site: two honest shares are the whole noise, and it takes them both."""
+    written = write_joint_run(tmp_path / "run")
+    facts = facts_from_run(written.write())
+    assert facts.findings == ()
+    found = {fact.adversary: fact.epsilon for fact in facts.adversaries}
+    assert found["coordinator+c sites"] == pytest.approx(written.epsilon(3))
+    # a partner knows one share of three and is left with two: as much as the coordinator with that partner
+    assert found["site"] == found["coordinator+c sites"] > found["coordinator"] == found["public"]
+    assert all("secure aggregation" in fact.assumptions for fact in facts.adversaries if fact.adversary != "public")
 
 
 def test_a_run_without_incident(plain_run: Any) -> None:
