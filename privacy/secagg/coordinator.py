@@ -96,7 +96,7 @@ class CoordinatorMachine:
         BadSignature: a cohort member has no identity in the roster.
     """
 
-    def __init__(self, roster: Roster, descriptor: StepDescriptor, *, open_uploads_bytes: int = 192 * 2**20) -> None:
+    def __init__(self, roster: Roster, descriptor: StepDescriptor, *, open_uploads_bytes: int = 128 * 2**20) -> None:
         check_threshold(len(descriptor.cohort), descriptor.threshold, descriptor.collusion_bound)
         check_range(descriptor.scale, descriptor.value_bound, len(descriptor.cohort), descriptor.ring_bits)
         for name in descriptor.cohort:
