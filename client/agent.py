@@ -134,9 +134,13 @@ class SiteAgent:
             with _claim(self._working):
                 if self._stopping.is_set():
                     raise Refusal(RefusalReason.BUSY, "this site's agent is stopping")
+                try:
+                    vector = self._check(order, vector_bytes)
+                except Refusal:
+                    self._turn_down(order)
+                    raise
                 session = self._transport.open(order.run_id, order.step)
                 session.tell("gate")
-                vector = self._check(order, vector_bytes)
                 descriptor = descriptor_for(order, self._agreement.agreement.secure_aggregation.collusion_bound)
                 ctx = descriptor.ctx()
                 self._step(order, vector, descriptor, session)
@@ -153,6 +157,16 @@ class SiteAgent:
         finally:
             if session is not None:
                 session.close()
+
+    def _turn_down(self, order: Order) -> None:
+        """Tell the coordinator not to wait. Other refusals may have ended the step already; this one stands anyway."""
+        try:
+            session = self._transport.open(order.run_id, order.step)
+        except TransportError:
+            return
+        session.tell("gate")
+        session.tell("refused")
+        session.close()
 
     def _check(self, order: Order, vector_bytes: bytes) -> npt.NDArray[np.float32]:
         """Everything that can be refused before data is touched; returns the global adapter's vector."""
