@@ -62,7 +62,9 @@ class _GrpcSession:
         self._outbox: Outbox[pb.Frame] = Outbox()
         self._inbox = Inbox()
         self._is_leaving = threading.Event()
+        #: whether the coordinator has a seat to come back to, and whether this connection has brought anything
         self._is_seated = False
+        self._has_heard = False
         self._has_ended = False
         self._inbound: queue.SimpleQueue[bytes | Closed | TransportError] = queue.SimpleQueue()
         self._outbound: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
@@ -126,12 +128,13 @@ class _GrpcSession:
         """Read streams until one ends for good."""
         broke_at_s, wait_s = None, _FIRST_WAIT_S
         while True:
-            before = self._inbox.last
+            self._has_heard = False
             error = self._read(self._call)
             if error is None or self._is_leaving.is_set():
                 return
             now_s = time.monotonic()
-            if broke_at_s is None or self._inbox.last > before:
+            # a connection that was taken up counts, whether or not there was anything to say
+            if broke_at_s is None or self._has_heard:
                 broke_at_s, wait_s = now_s, _FIRST_WAIT_S
             is_final = error.code() not in _BROKEN or not self._is_seated
             if is_final or now_s - broke_at_s > self._reconnect_s:
@@ -165,7 +168,7 @@ class _GrpcSession:
 
     def _take(self, frame: pb.Frame) -> bool:
         with self._lock:
-            self._is_seated = True
+            self._is_seated = self._has_heard = True
             self._outbox.acknowledged(frame.acknowledged)
             is_new = frame.number > 0 and self._inbox.accept(frame.number)
             if is_new and self._inbox.owes_acknowledgement():

@@ -85,7 +85,8 @@ class Seat:
         return self._stream
 
     def disconnect(self, stream: Stream) -> bool:
-        """A connection has ended; return whether it was the current one."""
+        """A connection has ended: so does whoever serves its queue. Return whether it was the current one."""
+        stream.put(None)
         if stream is not self._stream:
             return False
         self._stream = None

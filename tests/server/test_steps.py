@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from tacit.errors import ConfigError, ProtocolViolation, RepeatedStep, StepBurnt
 
 Transports = dict[str, AggregationTransport]
 SITES = ("alpha", "beta", "delta", "gamma")
+GATEWAY_THREADS = 16
 
 
 @pytest.fixture(params=["memory", "grpc"])
@@ -42,7 +44,7 @@ def transports(request: pytest.FixtureRequest, registry: StepRegistry, partners:
         return
     tunnel = FleetTunnel("127.0.0.1:9")
     service = GatewayService(registry, tunnel, "tests", SITES)
-    server = grpc.server(futures.ThreadPoolExecutor(16))
+    server = grpc.server(futures.ThreadPoolExecutor(GATEWAY_THREADS))
     rpc.add_GatewayServicer_to_server(service, server)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(partners.folder / "hub"))
     server.start()
@@ -243,6 +245,49 @@ def test_a_site_whose_connection_breaks_comes_back_within_the_step(
         for future in sites:
             assert len(future.result()) == 2
     assert breaks
+
+
+def test_a_connection_that_breaks_again_and_again_holds_nothing_at_the_gateway(
+    transports: Transports, registry: StepRegistry, make_order: Callable[..., Order], partners: Any
+) -> None:
+    """More often than the gateway has threads, and over longer than one reconnection may take."""
+    order = make_order()
+    back = threading.Semaphore(0)
+
+    def on_event(kind: str, fields: dict[str, object]) -> None:
+        if fields.get("phase") == "reconnected":
+            back.release()
+
+    epoch = registry.open(order, join_deadline_s=20.0, on_event=on_event)
+
+    def flap(step: int, session: Session) -> None:
+        if isinstance(transports["beta"], GrpcAggregation):
+            session._reconnect_s = 1.5  # type: ignore[attr-defined]
+        for _ in range(GATEWAY_THREADS + 2):
+            session.interrupt()
+            assert back.acquire(timeout=10.0)
+            time.sleep(0.05)  # until the site has heard it too
+
+    with ThreadPoolExecutor(4) as pool:
+        sites = [pool.submit(join, transports[site], site, order, partners) for site in SITES if site != "beta"]
+        sites.append(pool.submit(join, transports["beta"], "beta", order, partners, flap))
+        assert_sum(order, epoch.wait(40.0), 1, SITES)
+        for future in sites:
+            future.result(20.0)
+
+
+def test_the_queue_of_a_connection_that_ended_ends() -> None:
+    seat = Seat(vector_bytes=10)
+    first = seat.connect(0)
+    assert seat.disconnect(first)
+    second = seat.connect(0)
+    assert not seat.disconnect(first)
+    assert seat.is_connected
+    for stream, is_over in ((first, True), (second, False)):
+        items = []
+        while not stream.empty():
+            items.append(stream.get())
+        assert (items[-1] is None) == is_over
 
 
 def test_a_site_that_stays_away_is_lost_and_the_step_goes_on(
