@@ -19,6 +19,7 @@ from certs.identity import Identity
 from client.aggregation import AggregationTransport, Session, take_part
 from client.gate import Gate
 from client.joint_training import JointTraining
+from client.ledger_check import check_ledger, consistency
 from client.step_journal import FileStepJournal
 from client.training import train_round
 from client.workbench import Workbench
@@ -171,6 +172,7 @@ class SiteAgent:
     def _check(self, order: Order, vector_bytes: bytes) -> npt.NDArray[np.float32]:
         """Everything that can be refused before data is touched; returns the global adapter's vector."""
         self._gate.check(order, now=datetime.now(UTC))
+        check_ledger(order, self._ledger, self._identity.public)
         held = self._workbench.base_model_digest
         if order.base_model_digest != held:
             raise Refusal(
@@ -364,7 +366,7 @@ class SiteAgent:
             delta=delta,
             bytes_sent=bytes_sent,
         )
-        # the tree head covers the entry about this receipt, so the entry counts the receipt without it
+        # the tree head covers the entry about this receipt, so the entry counts the receipt without head and proof
         unsigned = canonical_json(receipt.model_dump(mode="json"))
         key = StepKey(order.run_id, order.round, order.step) if order else None
         self._ledger.record_egress("receipt", len(unsigned), key=key)
@@ -375,6 +377,7 @@ class SiteAgent:
                 "tree_root": head.root,
                 "tree_timestamp": head.timestamp,
                 "tree_signature": head.signature,
+                "tree_consistency": consistency(order, self.site, self._ledger),
             }
         )
         return canonical_json(signed.model_dump(mode="json"))

@@ -33,6 +33,7 @@ CHECKED_ELSEWHERE: Final = {
     "tacit_order": "the order's type admits one version",
     "run_id": "the ledger: one reservation for each (run, round, step)",
     "run_name": "a label for people; decides nothing",
+    "seen_heads": "the agent compares them with its ledger, which must continue the one this site signed",
     "adapter_layout_digest": "the agent compares it with the model it built",
     "adapter_state_digest": "the agent compares it with the vector it received",
     "adapter_length": "the agent compares it with the model it built",

@@ -112,6 +112,21 @@ class SecAggSpec(Strict):
         return self
 
 
+class SeenHead(Strict):
+    """The last tree head of a site's ledger that the coordinator, as its witness, has accepted from it.
+
+    The site signed it, so a coordinator cannot make one up; the site must show that its ledger continues it.
+    """
+
+    site: Name
+    tree_size: int = Field(ge=0)
+    #: hex, RFC 6962 root
+    tree_root: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    tree_timestamp: Annotated[str, Field(max_length=64)]
+    #: base64, Ed25519
+    tree_signature: Annotated[str, Field(max_length=128)]
+
+
 class Order(Strict):
     """One round's order to one cohort. Identical bytes go to every site."""
 
@@ -140,19 +155,32 @@ class Order(Strict):
     secagg: SecAggSpec
     #: seconds a site may take from receiving the order to its upload
     deadline_s: float = Field(gt=0)
+    #: what the coordinator has seen of the sites' ledgers, a head a site at most
+    seen_heads: tuple[SeenHead, ...] = Field(default=(), max_length=128)
     #: reproducible noise for tests; refused unless the signed agreement says ``testing: true``
     test_noise_seed: int | None = None
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", "seen_heads", mode="before")
     @classmethod
     def _list_to_tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_head_a_site(self) -> Order:
+        sites = [head.site for head in self.seen_heads]
+        if sites != sorted(set(sites)):
+            raise ValueError("seen_heads must be sorted by site and without repeats")
+        return self
 
     @model_validator(mode="after")
     def _round_is_planned(self) -> Order:
         if self.round > self.rounds_planned:
             raise ValueError(f"round {self.round} is beyond the {self.rounds_planned} rounds planned")
         return self
+
+    def seen_head(self, site: str) -> SeenHead | None:
+        """The head the coordinator has seen of ``site``, None before the first."""
+        return next((head for head in self.seen_heads if head.site == site), None)
 
     def digest(self) -> str:
         """``sha256:...`` over the canonical JSON of the whole order."""
@@ -251,3 +279,10 @@ class Receipt(Strict):
     tree_timestamp: str = ""
     #: base64, Ed25519 by the site's identity key over size, root and timestamp
     tree_signature: str = ""
+    #: hex hashes of 32 bytes: that this head continues the one the order's ``seen_heads`` names (RFC 6962, 2.1.2)
+    tree_consistency: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(default=(), max_length=128)
+
+    @field_validator("tree_consistency", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value

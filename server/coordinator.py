@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from privacy.agreement import VerifiedAgreement
-from privacy.order import Order
+from privacy.order import Order, Receipt, SeenHead
 from server.preflight import submission_facts
 from server.run_spec import RunSpec
 from server.run_store import RunStore
 from server.steps import OpenEpoch, StepRegistry
+from server.witnesses import SiteWitnesses
 from strategies.secure_sum import SumResult
 from tacit.errors import ConfigError
 
@@ -43,6 +44,10 @@ class CoordinatorLink(Protocol):
 
     def agreement(self) -> VerifiedAgreement: ...
 
+    def seen_heads(self) -> tuple[SeenHead, ...]: ...
+
+    def witness(self, receipt: Receipt) -> None: ...
+
 
 class Coordinator:
     """Runs, steps and who is connected. Thread-safe.
@@ -51,6 +56,7 @@ class Coordinator:
         agreement: verified against the consortium CA by the caller.
         agreement_yaml: the signed file, kept with each run.
         runs_folder: one sub-folder a run.
+        state_folder: keeps what was last seen of the sites' ledgers.
         node_ids: asks the fleet which sites are connected.
     """
 
@@ -59,6 +65,7 @@ class Coordinator:
         agreement: VerifiedAgreement,
         agreement_yaml: bytes,
         runs_folder: Path,
+        state_folder: Path,
         node_ids: Callable[[], Mapping[str, int]],
     ) -> None:
         self._agreement = agreement
@@ -67,6 +74,7 @@ class Coordinator:
         self._specs: dict[str, RunSpec] = {}
         self._submitting = threading.Lock()
         self.store = RunStore(runs_folder)
+        self._witnesses = SiteWitnesses(state_folder / "witnessed-heads.json", agreement.agreement.roster())
         self.steps = StepRegistry(agreement.agreement.roster(), agreement.agreement.secure_aggregation.collusion_bound)
 
     def agreement(self) -> VerifiedAgreement:
@@ -145,6 +153,14 @@ class Coordinator:
     def watch(self, run_id: str, after: int, *, follow: bool) -> Iterator[dict[str, Any]]:
         """Yield a run's events."""
         return self.store.watch(run_id, after, follow=follow)
+
+    def seen_heads(self) -> tuple[SeenHead, ...]:
+        """Return the last tree head seen of every site's ledger."""
+        return self._witnesses.seen()
+
+    def witness(self, receipt: Receipt) -> None:
+        """Accept a receipt's tree head as a continuation of the last one; raises LedgerCorrupt if it is none."""
+        self._witnesses.observe(receipt)
 
     def run_folder(self, run_id: str) -> Path:
         """Return the run's folder."""

@@ -136,7 +136,9 @@ class Gateway:
         self._superlink = Supervisor(
             superlink_child(home.flower, self.control.port, home.logs / "superlink.log", self._child_environment())
         )
-        self.coordinator = Coordinator(agreement, home.agreement.read_bytes(), home.runs, self._connected_sites)
+        self.coordinator = Coordinator(
+            agreement, home.agreement.read_bytes(), home.runs, home.state, self._connected_sites
+        )
         self.runs = FlowerRuns(self.coordinator, self.control)
         self._public = self._public_server(agreement.agreement)
         self._private = self._private_server()

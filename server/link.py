@@ -15,16 +15,22 @@ from certs.anchor import TrustAnchor
 from client.wire import tacit_pb2 as pb
 from client.wire import tacit_pb2_grpc as rpc
 from privacy.agreement import VerifiedAgreement, load_bundle, verify
-from privacy.order import Order
+from privacy.order import Order, Receipt, SeenHead
 from server.run_spec import RunSpec
 from strategies.secure_sum import SumResult
 from tacit.canonical import canonical_json
-from tacit.errors import ConfigError, Refusal, RefusalReason, StepBurnt, TacitError, TransportError
+from tacit.errors import ConfigError, LedgerCorrupt, Refusal, RefusalReason, StepBurnt, TacitError, TransportError
 
 #: trailing metadata in which the gateway says which of its errors it was
 ERROR_KIND = "tacit-error-bin"
 
 _SETTLED_S = 30.0
+#: errors that a caller tells apart
+_KINDS: dict[str, type[TacitError]] = {
+    "StepBurnt": StepBurnt,
+    "ConfigError": ConfigError,
+    "LedgerCorrupt": LedgerCorrupt,
+}
 
 
 class GatewayLink:
@@ -88,6 +94,14 @@ class GatewayLink:
         status = self.status()
         anchor = TrustAnchor.load(Path(status["pki_folder"]) / "ca.pem")
         return verify(load_bundle(Path(status["agreement_path"])), anchor, now=datetime.now(UTC))
+
+    def seen_heads(self) -> tuple[SeenHead, ...]:
+        """Return the last tree head the gateway has seen of every site's ledger."""
+        return tuple(SeenHead.model_validate(head) for head in self.status()["seen_heads"])
+
+    def witness(self, receipt: Receipt) -> None:
+        """Have the gateway accept a receipt's tree head as a continuation; raises LedgerCorrupt if it is none."""
+        self._call(self._stub.Witness, pb.Envelope(json=canonical_json(receipt.model_dump(mode="json"))))
 
     def submission(self, run_id: str) -> dict[str, Any]:
         """Return what was submitted: the facts of ``run.json``."""
@@ -161,7 +175,7 @@ def _translate(error: grpc.RpcError, socket: str) -> TacitError:
             told = json.loads(value)
             if told["reason"] is not None:
                 return Refusal(RefusalReason(told["reason"]), told["message"], hint=told["hint"])
-            kind = {"StepBurnt": StepBurnt, "ConfigError": ConfigError}.get(told["kind"], TacitError)
+            kind = _KINDS.get(told["kind"], TacitError)
             return kind(told["message"], hint=told["hint"])
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return TransportError(

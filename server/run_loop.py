@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
-from pydantic import ValidationError
 
 from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
 from privacy.agreement import VerifiedAgreement
-from privacy.ledger import TreeHead
 from privacy.order import Order, Receipt
 from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from server.coordinator import CoordinatorLink
@@ -25,9 +23,10 @@ from server.evaluation import PublicTestSet
 from server.preflight import plan_of
 from server.release import release_adapter, write_report
 from server.run_spec import JOINT_STRATEGY, RunSpec
+from server.witnesses import head_of
 from strategies import JointDpSgd, OrderBook, SecureFedAvg
 from strategies.secure_fedavg import arrays_from, vector_from
-from tacit.errors import ModelError, StepBurnt, TacitError, TransportError
+from tacit.errors import LedgerCorrupt, ModelError, StepBurnt, TacitError, TransportError
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +107,7 @@ class RunLoop:
         self._evaluate(model, test_set, progress)
         while progress.done < self._spec.run.rounds:
             self._await_sites(book)
+            book.seen_heads = self._link.seen_heads()
             if self._round(strategy, progress):
                 vector = vector_from(progress.arrays)
                 path = write_checkpoint(checkpoints, Checkpoint(progress.done, book.last_step, vector))
@@ -230,20 +230,34 @@ class RunLoop:
         self._emit("evaluated", round=progress.done, accuracy=found.accuracy, examples=found.examples)
 
     def _on_receipt(self, receipt: Receipt) -> None:
-        """Record a receipt whose ledger head the site has really signed; anything else is dropped, loudly."""
+        """Record a receipt whose ledger head the site has really signed, and which continues the last one seen.
+
+        Anything unsigned is dropped, loudly. A head that continues nothing is the site's word against its own earlier
+        word: the run's events say so, and the receipt counts for nothing. What the site spent is then in doubt, and a
+        report charges what may have been spent.
+        """
         try:
-            head = TreeHead(
-                size=receipt.tree_size,
-                root=receipt.tree_root,
-                timestamp=receipt.tree_timestamp,
-                signature=receipt.tree_signature,
-            )
-            head.verify(self._roster[receipt.site])
-        except (TacitError, KeyError, ValidationError) as error:
+            head_of(receipt).verify(self._roster[receipt.site])
+        except (TacitError, KeyError) as error:
             _log.error("the receipt of %r for step %d is not signed by it: %s", receipt.site, receipt.step, error)
             return
         if receipt.outcome.status != "completed":
             _log.error("%s %s: %s (%s)", receipt.site, *_words(receipt))
+        try:
+            # A site that could not read the order was not told what to prove; its next receipt will have to.
+            if receipt.round > 0 or receipt.outcome.status != "refused":
+                self._link.witness(receipt)
+        except LedgerCorrupt as error:
+            _log.error("the ledger of %s is refused: %s", receipt.site, error.message)
+            self._emit(
+                "ledger-refused",
+                round=receipt.round,
+                step=receipt.step,
+                site=receipt.site,
+                reason=error.message,
+                hint=error.hint,
+            )
+            return
         self._emit(
             "site-receipt",
             round=receipt.round,

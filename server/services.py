@@ -17,7 +17,7 @@ from certs.credentials import peer_from_auth_context
 from certs.names import PeerName, Role
 from client.wire import tacit_pb2 as pb
 from client.wire import tacit_pb2_grpc as rpc
-from privacy.order import Order
+from privacy.order import Order, Receipt
 from server import steps
 from server.coordinator import Coordinator
 from server.limits import RateLimit
@@ -223,7 +223,8 @@ class CoordinatorService(rpc.CoordinatorServicer):
 
         def facts() -> dict[str, Any]:
             nodes = {site: str(node) for site, node in self._coordinator.node_ids().items()}
-            return {**self._facts(), "node_ids": nodes}
+            seen = [head.model_dump(mode="json") for head in self._coordinator.seen_heads()]
+            return {**self._facts(), "node_ids": nodes, "seen_heads": seen}
 
         return _answer(context, facts)
 
@@ -259,6 +260,16 @@ class CoordinatorService(rpc.CoordinatorServicer):
         data = memoryview(np.ascontiguousarray(result.total)).cast("B")
         for start in range(0, len(data), _CHUNK_BYTES):
             yield pb.StepResult(chunk=bytes(data[start : start + _CHUNK_BYTES]))
+
+    def Witness(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802
+        """Hold a receipt's ledger head against the last one seen of its site."""
+
+        def witness() -> dict[str, Any]:
+            self._coordinator.witness(Receipt.model_validate_json(request.json))
+            return {}
+
+        _answer(context, witness)
+        return pb.Empty()
 
     def Emit(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802
         """Record a run event of the ServerApp."""

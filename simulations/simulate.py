@@ -76,7 +76,9 @@ class SimulatedConsortium:
         self._bundle = self._signed(draft)
         agreement = verify(self._bundle, self._authority.anchor, now=datetime.now(UTC))
         self._nodes = {name: _FIRST_NODE_ID + index for index, name in enumerate(self._identities)}
-        self.coordinator = Coordinator(agreement, dump_bundle(self._bundle), folder / "runs", lambda: dict(self._nodes))
+        self.coordinator = Coordinator(
+            agreement, dump_bundle(self._bundle), folder / "runs", folder / "state", lambda: dict(self._nodes)
+        )
         self.agents = {site.name: self._agent(site, agreement) for site in section.sites}
 
     def submit(self) -> str:

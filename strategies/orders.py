@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from models.layout import state_digest
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
-from privacy.order import LoraSpec, Order, SecAggSpec, TrainingSpec
+from privacy.order import LoraSpec, Order, SecAggSpec, SeenHead, TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class OrderBook:
 
     plan: RunPlan
     last_step: int = field(default=0)
+    #: what the coordinator has seen of the sites' ledgers when the next order is made
+    seen_heads: tuple[SeenHead, ...] = ()
 
     def next(self, round_number: int, vector: npt.NDArray[np.float32]) -> Order:
         """Return the next order, to be carried out from ``vector`` (float32, shape ``(adapter_length,)``)."""
@@ -69,5 +71,6 @@ class OrderBook:
             training=plan.training,
             secagg=plan.secagg,
             deadline_s=plan.deadline_s,
+            seen_heads=tuple(head for head in self.seen_heads if head.site in plan.secagg.cohort),
             test_noise_seed=plan.test_noise_seed,
         )

@@ -314,6 +314,11 @@ class CoordinatorStub:
                 request_serializer=client_dot_wire_dot_tacit__pb2.StepKey.SerializeToString,
                 response_deserializer=client_dot_wire_dot_tacit__pb2.StepResult.FromString,
                 _registered_method=True)
+        self.Witness = channel.unary_unary(
+                '/tacit.v1.Coordinator/Witness',
+                request_serializer=client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
+                response_deserializer=client_dot_wire_dot_tacit__pb2.Empty.FromString,
+                _registered_method=True)
         self.Emit = channel.unary_unary(
                 '/tacit.v1.Coordinator/Emit',
                 request_serializer=client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
@@ -376,6 +381,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Witness(self, request, context):
+        """a receipt whose ledger head must continue the last one seen
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Emit(self, request, context):
         """a run event for watchers and the run's event file
         """
@@ -425,6 +437,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.AwaitStep,
                     request_deserializer=client_dot_wire_dot_tacit__pb2.StepKey.FromString,
                     response_serializer=client_dot_wire_dot_tacit__pb2.StepResult.SerializeToString,
+            ),
+            'Witness': grpc.unary_unary_rpc_method_handler(
+                    servicer.Witness,
+                    request_deserializer=client_dot_wire_dot_tacit__pb2.Envelope.FromString,
+                    response_serializer=client_dot_wire_dot_tacit__pb2.Empty.SerializeToString,
             ),
             'Emit': grpc.unary_unary_rpc_method_handler(
                     servicer.Emit,
@@ -649,6 +666,33 @@ class Coordinator:
             '/tacit.v1.Coordinator/AwaitStep',
             client_dot_wire_dot_tacit__pb2.StepKey.SerializeToString,
             client_dot_wire_dot_tacit__pb2.StepResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Witness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tacit.v1.Coordinator/Witness',
+            client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
+            client_dot_wire_dot_tacit__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,15 @@ from privacy.ledger.entries import Entry, EntryKind
 from privacy.ledger.head import TREE_HEAD_CONTEXT, Signer, TreeHead, Verifier
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.merkle import verify_consistency, verify_inclusion
+from privacy.ledger.proofs import (
+    LedgerProof,
+    export,
+    export_head,
+    prove_consistency,
+    prove_inclusion,
+    read_proof,
+    verify_export,
+)
 from privacy.ledger.state import Budget, LedgerState, Reservation, StepKey
 from privacy.ledger.statement import LedgerStatement, statement
 from privacy.ledger.witness import Witness
@@ -17,6 +26,7 @@ __all__ = [
     "Entry",
     "EntryKind",
     "Ledger",
+    "LedgerProof",
     "LedgerState",
     "LedgerStatement",
     "Reservation",
@@ -25,7 +35,13 @@ __all__ = [
     "TreeHead",
     "Verifier",
     "Witness",
+    "export",
+    "export_head",
+    "prove_consistency",
+    "prove_inclusion",
+    "read_proof",
     "statement",
     "verify_consistency",
+    "verify_export",
     "verify_inclusion",
 ]

@@ -303,6 +303,11 @@ class Ledger:
                 raise LedgerError(f"there is no entry {index}; the ledger has {self._head.size} entries")
             return self._store.node(0, index)
 
+    def root(self, size: int | None = None) -> bytes:
+        """The RFC 6962 root over the first ``size`` entries (all, when absent)."""
+        with self._mutex:
+            return merkle.root(self._checked_size(size), self._store.node)
+
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """Prove that entry ``index`` is in the log's first ``size`` entries (all, when absent)."""
         with self._mutex:

@@ -116,6 +116,16 @@ class SiteReceipt(_Event):
     receipt: Receipt
 
 
+class LedgerRefused(_Event):
+    """A site's tree head does not continue the one the coordinator saw before; its receipt counts for nothing."""
+
+    event: Literal["ledger-refused"]
+    round: int = Field(ge=0)
+    step: int = Field(ge=0)
+    site: Name
+    reason: str
+
+
 class RoundFinished(_Event):
     """The step gave a sum."""
 
@@ -154,6 +164,7 @@ Event = (
     | RoundStarted
     | SitePhase
     | SiteReceipt
+    | LedgerRefused
     | RoundFinished
     | RoundBurnt
     | RunFinished
@@ -168,6 +179,7 @@ _KINDS = {
     "round-started",
     "site-phase",
     "site-receipt",
+    "ledger-refused",
     "round-finished",
     "round-burnt",
     "run-finished",

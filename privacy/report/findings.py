@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from privacy.report.events import RunEvents
+from privacy.report.events import LedgerRefused, RunEvents
 from privacy.report.facts import Finding, ReportFacts
 from privacy.report.figures import sentence
 from privacy.report.spending import same_epsilon
@@ -20,7 +20,12 @@ def findings_of(facts: ReportFacts, *, submitted_digest: str, record: RunEvents)
         submitted_digest: digest of the agreement the run was submitted under.
         record: the events the facts come from.
     """
-    found = [*_alarms(facts, submitted_digest), *_warnings(facts, record), *_notes(facts, record)]
+    found = [
+        *_alarms(facts, submitted_digest),
+        *_refused_ledgers(record),
+        *_warnings(facts, record),
+        *_notes(facts, record),
+    ]
     return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.severity)))
 
 
@@ -72,6 +77,15 @@ def _alarms(facts: ReportFacts, submitted_digest: str) -> Iterator[Finding]:
             yield _alarm(
                 f"Round {attempt.round}, step {attempt.step}: a sum over {len(attempt.survivors)} sites was opened; at "
                 f"least {needed} were needed."
+            )
+
+
+def _refused_ledgers(record: RunEvents) -> Iterator[Finding]:
+    for event in record.events:
+        if isinstance(event, LedgerRefused):
+            yield _alarm(
+                f"{event.site}, round {event.round}, step {event.step}: the coordinator refused the site's ledger. "
+                f"{sentence(event.reason)} What the site spent before cannot be told from its receipts."
             )
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tacit.errors import LedgerError
+from tacit.errors import InputError, LedgerCorrupt, LedgerError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from certs.identity import PeerIdentity
-    from privacy.ledger import LedgerStatement
+    from privacy.ledger import LedgerProof, LedgerStatement, TreeHead
 
 app = typer.Typer(
-    help="What a site has spent: show, verify.",
+    help="What a site has spent: show, verify, prove, export.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -38,9 +38,31 @@ Examples:
   tacit ledger verify sites/alpha
   tacit ledger verify alpha.sqlite --certificate alpha-identity.pem --ca ca.pem
   tacit ledger verify alpha.sqlite --hashes-only
+  tacit ledger verify alpha.jsonl --certificate alpha-identity.pem --ca ca.pem     an export
+  tacit ledger verify --proof proof.json --certificate alpha-identity.pem --ca ca.pem
 
 Exits with 6 when the log does not verify. A log that was cut back to an older state verifies: only somebody who
 remembers a later tree head, the coordinator or an auditor, can tell.
+"""
+
+
+_PROVE_EPILOG = """
+\b
+Examples:
+  tacit ledger prove sites/alpha --entry 12                 this entry is in the log
+  tacit ledger prove sites/alpha --from 40                  the log continues its first 40 entries
+  tacit ledger prove sites/alpha --from 40 --to 90 > proof.json
+
+The first says what entry 12 says; the others are hashes alone.
+"""
+
+_EXPORT_EPILOG = """
+\b
+Examples:
+  tacit ledger export sites/alpha --out alpha.jsonl
+  tacit ledger export sites/alpha | head -1
+
+One line of canonical JSON for each entry, then the signed tree head. `tacit ledger verify alpha.jsonl` checks it.
 """
 
 
@@ -65,24 +87,109 @@ def show(
 
 @app.command(epilog=_VERIFY_EPILOG)
 def verify(
-    place: Path = typer.Argument(..., help="A site's folder, or a ledger file."),
+    place: Path | None = typer.Argument(None, help="A site's folder, a ledger file, or an export (.jsonl)."),
+    proof: Path | None = typer.Option(None, help="A proof by `tacit ledger prove`, instead of a ledger."),
     certificate: Path | None = typer.Option(None, help="The site's identity.pem, for a ledger outside its folder."),
     ca: Path | None = typer.Option(None, help="The consortium's ca.pem, to go with --certificate."),
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Do not check who signed the tree head."),
 ) -> None:
     """Check every entry, the tree over them and the site's signature; print the tree head."""
-    from privacy.ledger import Ledger
+    from privacy.ledger import Ledger, export_head, read_proof, verify_export
 
-    path = _ledger_file(place)
-    with Ledger.open_readonly(path) as ledger:
-        head = ledger.tree_head()
-        signer = None if hashes_only else _signer(path, certificate, ca, datetime.fromisoformat(head.timestamp))
-        ledger.verify(signer)
+    if (place is None) == (proof is None):
+        raise InputError("give a ledger, or a proof with --proof: one of the two")
+
+    def signer_of(path: Path, head: TreeHead) -> PeerIdentity | None:
+        return None if hashes_only else _signer(path, certificate, ca, _moment(head))
+
+    told: LedgerProof | None = None
+    if proof is not None:
+        path = proof
+        told = read_proof(_read(path))
+        head = told.tree_head
+        signer = signer_of(path, head)
+        told.verify(signer)
+    else:
+        assert place is not None
+        path = _ledger_file(place)
+        if path.suffix == ".jsonl":
+            data = _read(path)
+            signer = signer_of(path, export_head(data))
+            head = verify_export(data, signer)
+        else:
+            with Ledger.open_readonly(path) as ledger:
+                signer = signer_of(path, ledger.tree_head())
+                head = ledger.verify(signer)
     typer.echo(f"verified  {path}")
+    if told is not None:
+        typer.echo(f"proves    {_proved(told)}")
     typer.echo(f"entries   {head.size}")
     typer.echo(f"root      {head.root}")
     typer.echo(f"time      {head.timestamp}")
     typer.echo(f"signed    {f'by {signer.name}' if signer else 'not checked (--hashes-only)'}")
+
+
+@app.command(epilog=_PROVE_EPILOG)
+def prove(
+    place: Path = typer.Argument(..., help="A site's folder, or a ledger file."),
+    entry: int | None = typer.Option(None, help="Prove that this entry is in the log; the first is 0."),
+    from_size: int | None = typer.Option(None, "--from", help="Prove that the log continues this many first entries."),
+    to_size: int | None = typer.Option(None, "--to", help="With --from: up to this many entries. All, when left out."),
+) -> None:
+    """Print a proof as JSON: that an entry is in the log, or that the log only grew between two sizes."""
+    from privacy.ledger import Ledger, prove_consistency, prove_inclusion
+
+    if (entry is None) == (from_size is None) or (entry is not None and to_size is not None):
+        raise InputError("give --entry NUMBER, or --from SIZE with or without --to SIZE")
+    with Ledger.open_readonly(_ledger_file(place)) as ledger:
+        if entry is not None:
+            made = prove_inclusion(ledger, entry)
+        else:
+            assert from_size is not None
+            made = prove_consistency(ledger, from_size, to_size)
+    typer.echo(made.encode().decode())
+
+
+@app.command("export", epilog=_EXPORT_EPILOG)
+def export_ledger(
+    place: Path = typer.Argument(..., help="A site's folder, or a ledger file."),
+    out: Path | None = typer.Option(None, help="Write to this file (.jsonl), which must not exist yet."),
+) -> None:
+    """Print every entry as canonical JSON, a line each, then the signed tree head: for an auditor."""
+    from privacy.ledger import Ledger, export
+    from tacit.durable import create_private
+
+    with Ledger.open_readonly(_ledger_file(place)) as ledger:
+        data = export(ledger)
+        size = ledger.tree_head().size
+    if out is None:
+        typer.echo(data.decode(), nl=False)
+        return
+    create_private(out, data)
+    typer.echo(f"{out}: {size} entries and the tree head")
+
+
+def _moment(head: TreeHead) -> datetime:
+    try:
+        return datetime.fromisoformat(head.timestamp)
+    except ValueError as error:
+        raise LedgerCorrupt(f"the tree head says it was made at {head.timestamp!r}, which is no time") from error
+
+
+def _proved(told: LedgerProof) -> str:
+    if told.inclusion is not None:
+        entry = told.inclusion.entry
+        return f"entry {entry.index} ({entry.body.kind}, {entry.time}) is in the log"
+    assert told.consistency is not None
+    between = told.consistency
+    return f"the log of {between.size} entries continues that of {between.old_size} with root {between.old_root}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _ledger_file(place: Path) -> Path:

@@ -34,8 +34,8 @@ _GROUPS: dict[str, tuple[str, str]] = {
     "run": ("tacit.cli.run", "Submit and follow runs: start, status, watch, stop."),
     "simulate": ("tacit.cli.simulate", "The same run in one process, no network."),
     "data": ("tacit.cli.data", "Prepare data for experiments: split."),
-    "ledger": ("tacit.cli.ledger", "What a site has spent: show, verify."),
-    "privacy": ("tacit.cli.privacy", "Privacy arithmetic: calibrate."),
+    "ledger": ("tacit.cli.ledger", "What a site has spent: show, verify, prove, export."),
+    "privacy": ("tacit.cli.privacy", "Privacy arithmetic: calibrate, explain."),
     "report": ("tacit.cli.report", "Write a run's report again."),
 }
 

@@ -75,6 +75,7 @@ class ProgressState:
             "round-started": self._round_started,
             "site-phase": self._site_phase,
             "site-receipt": self._site_receipt,
+            "ledger-refused": self._ledger_refused,
             "round-finished": self._round_finished,
             "round-burnt": self._round_burnt,
             "run-finished": self._run_finished,
@@ -154,6 +155,9 @@ class ProgressState:
         if status != "completed":
             reason = outcome.get("reason", "")
             self._say(_told(f"{site.name} {status}" + (f" ({reason})" if reason else ""), outcome.get("message")))
+
+    def _ledger_refused(self, event: Mapping[str, Any]) -> None:
+        self._say(_told(f"the ledger of {event.get('site')} is refused", event.get("reason")))
 
     def _round_finished(self, event: Mapping[str, Any]) -> None:
         self.rounds_done = max(self.rounds_done, int(event["round"]))

@@ -122,6 +122,7 @@ ORDER: dict[str, Any] = {
         "value_bound": 16.0,
     },
     "deadline_s": 600.0,
+    "seen_heads": [],
     "test_noise_seed": None,
 }
 

@@ -30,6 +30,7 @@ from client.fab import check_fab
 from client.fleet_api import FLEET_CALLS, parse_call, speaker_of
 from privacy.agreement import dump_bundle, load_bundle, verify
 from privacy.deidentify import profile_named
+from privacy.ledger import export, read_proof, verify_export
 from privacy.ledger.entries import decode_entry
 from privacy.ledger.verification import stored_head
 from privacy.order import Order, Receipt
@@ -38,6 +39,7 @@ from privacy.secagg.descriptor import descriptor_for
 from privacy.secagg.messages import decode
 from server.checkpoint import latest_checkpoint
 from server.run_spec import RunSpec, load_run_spec
+from server.witnesses import SiteWitnesses
 from tacit.canonical import canonical_json, parse_json
 from tacit.errors import (
     AgreementError,
@@ -184,6 +186,22 @@ def _tree_head(data: bytes) -> None:
     assert [head.size, head.root, head.timestamp, head.signature] == columns
 
 
+def _ledger_proof(data: bytes) -> None:
+    proof = read_proof(data)
+    assert read_proof(proof.encode()) == proof, "a proof changed on its way"
+    proof.verify(valid.identity("alpha").public)
+    assert proof.tree_head == valid.ledger().tree_head()
+
+
+def _ledger_export(data: bytes) -> None:
+    verify_export(data, valid.identity("alpha").public)
+    assert data == export(valid.ledger()), "another log under the same head"
+
+
+def _witnessed_heads(data: bytes) -> None:
+    SiteWitnesses(_file("witnessed-heads.json", data), {}).seen()
+
+
 def _fleet_call(data: bytes) -> None:
     path = list(FLEET_CALLS)[data[0] % len(FLEET_CALLS)] if data else next(iter(FLEET_CALLS))
     speaker_of(parse_call(path, data[1:]))
@@ -281,6 +299,9 @@ def _decoders() -> Iterator[Decoder]:
     yield Decoder("ledger-entry", _entry, valid.ledger_entries(), (LedgerCorrupt,), _JSON_TOKENS)
     head = canonical_json([valid.tree_head()[name] for name in ("size", "root", "timestamp", "signature")])
     yield Decoder("tree-head", _tree_head, (head,), (InputError, LedgerCorrupt), _JSON_TOKENS)
+    yield Decoder("ledger-proof", _ledger_proof, valid.ledger_proofs(), (InputError, LedgerCorrupt), _JSON_TOKENS)
+    yield Decoder("ledger-export", _ledger_export, (export(valid.ledger()),), (LedgerCorrupt,), _JSON_TOKENS)
+    yield Decoder("witnessed-heads", _witnessed_heads, valid.witnessed_heads(), (ConfigError,), _JSON_TOKENS)
     yield Decoder("fleet-call", _fleet_call, valid.fleet_calls(), (MalformedMessage,))
     yield Decoder("flower-bundle", check_fab, valid.bundles(), (Refusal,))
     yield Decoder("csv", _table(".csv"), valid.CSV, (DataError,), (b'"', b",", b"\r", b"\x00", *_TEXT_TOKENS))

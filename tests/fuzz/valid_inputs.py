@@ -35,6 +35,7 @@ from certs.profiles import Usage, authority_extensions, authority_subject, leaf_
 from client.fab import build_fab
 from client.fleet_api import FLEET_CALLS
 from privacy.agreement import draft, dump_bundle, sign
+from privacy.ledger import Ledger, prove_consistency, prove_inclusion
 from privacy.ledger.entries import Entry
 from privacy.ledger.head import sign_head
 from privacy.order import Order, Receipt
@@ -288,6 +289,29 @@ def receipts() -> tuple[bytes, ...]:
 
 def tree_head() -> dict[str, Any]:
     return sign_head(identity("alpha"), 7, bytes(range(32)), "2026-06-01T12:00:00.000Z").model_dump(mode="json")
+
+
+@cache
+def ledger() -> Ledger:
+    """A ledger of a few entries; a million mutations share it."""
+    made = Ledger.in_memory(identity("alpha"))
+    made.accept_agreement(DIGEST, {"title": "a trial"})
+    for size_bytes in range(4):
+        made.record_egress("receipt", size_bytes)
+    return made
+
+
+def ledger_proofs() -> tuple[bytes, ...]:
+    return (
+        prove_inclusion(ledger(), 2).encode(),
+        prove_consistency(ledger(), 1, 3).encode(),
+        prove_consistency(ledger(), 4).encode(),
+    )
+
+
+def witnessed_heads() -> tuple[bytes, ...]:
+    head = ledger().tree_head().model_dump(mode="json")
+    return (canonical_json({"tacit_witness": 1, "heads": {"alpha": head, "beta": head}}),)
 
 
 def ledger_entries() -> tuple[bytes, ...]:

@@ -56,6 +56,15 @@ ORDER: dict[str, Any] = {
         "value_bound": 4.5,
     },
     "deadline_s": 600.5,
+    "seen_heads": [
+        {
+            "site": "alpha",
+            "tree_size": 7,
+            "tree_root": "c0" * 32,
+            "tree_timestamp": "2026-01-31T00:00:00Z",
+            "tree_signature": "c2lnbmVk",
+        }
+    ],
     "test_noise_seed": None,
 }
 
@@ -101,7 +110,7 @@ def other(value: Any) -> Any:
     if value is None:
         return 0
     if isinstance(value, list):
-        return [*value[:-1], value[-1] + "x"]
+        return value[:-1] if isinstance(value[-1], dict) else [*value[:-1], value[-1] + "x"]
     if isinstance(value, float):
         return value / 2
     if isinstance(value, int):
@@ -115,14 +124,14 @@ def test_every_field_decides_the_digest() -> None:
     # cap and bin each alone would be no whole number of bins
     fixed |= {("secagg", "weights", "cap"), ("secagg", "weights", "bin")}
     paths = [path for path in leaves(ORDER) if path not in fixed]
-    assert len(paths) == 32
+    assert len(paths) == 33
     for path in paths:
         digests.add(Order.model_validate(put(path, other(get(path)))).digest())
     assert len(digests) == len(paths) + 1
 
 
 def test_every_field_but_the_defaults_must_be_said() -> None:
-    optional = {("tacit_order",), ("test_noise_seed",), ("training", "momentum")}
+    optional = {("tacit_order",), ("seen_heads",), ("test_noise_seed",), ("training", "momentum")}
     optional |= {("secagg", "steps"), ("secagg", "ring_bits")}
     for path in leaves(ORDER):
         data = copy.deepcopy(ORDER)
@@ -241,6 +250,7 @@ RECEIPT: dict[str, Any] = {
     "tree_root": "00" * 32,
     "tree_timestamp": "2026-01-31T00:00:00Z",
     "tree_signature": "",
+    "tree_consistency": ["ab" * 32],
 }
 
 

@@ -59,6 +59,38 @@ def test_a_run_trains_releases_and_accounts(tmp_path: Path, small_plan: Plan) ->
     assert kinds.index("reserve") < kinds.index("commit")
 
 
+def test_a_ledger_restored_from_a_backup_is_refused_in_the_next_run(tmp_path: Path, small_plan: Plan) -> None:
+    """Witness, order and agent as deployed: the site refuses to train, and the coordinator refuses its receipt."""
+    made = make_consortium(tmp_path / "made", small_plan(rounds=1, sites=4))
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        coordinator, alpha = consortium.coordinator, consortium.agents["alpha"]
+        path = tmp_path / "sim" / "sites" / "alpha" / "ledger.sqlite"
+        alpha._ledger.close()
+        backup = path.read_bytes()
+        alpha._ledger = Ledger.open(path, alpha._identity)
+        consortium.run(consortium.submit())
+        assert [head.site for head in coordinator.seen_heads()] == ["alpha", "beta", "delta", "gamma"]
+        alpha._ledger.close()
+        path.write_bytes(backup)
+        alpha._ledger = Ledger.open(path, alpha._identity)
+        run_id = consortium.submit()
+        run_folder = consortium.run(run_id)
+        events = coordinator.events(run_id)
+        assert "reserve" not in [entry.body.kind for entry in alpha._ledger.entries()]
+        refusal = next(entry.body for entry in alpha._ledger.entries() if entry.body.kind == "refusal")
+    assert (refusal.reason, "an old copy was restored" in refusal.message) == (RefusalReason.LEDGER, True)
+    (refused,) = [event for event in events if event["event"] == "ledger-refused"]
+    assert (refused["site"], "rolled back" in refused["reason"]) == ("alpha", True)
+    assert [event["survivors"] for event in events if event["event"] == "round-finished"] == [
+        ["beta", "delta", "gamma"]
+    ]
+    report = json.loads((run_folder / "out" / "report.json").read_bytes())
+    assert any(
+        finding["severity"] == "alarm" and "refused the site's ledger" in finding["text"]
+        for finding in report["findings"]
+    )
+
+
 @pytest.mark.parametrize("ring_bits", [16, 64])
 def test_a_run_in_another_ring(tmp_path: Path, small_plan: Plan, ring_bits: int) -> None:
     plan = replace(small_plan(rounds=1, value_bound=0.5), ring_bits=ring_bits)

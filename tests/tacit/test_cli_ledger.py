@@ -157,7 +157,81 @@ def test_no_ledger_there(tacit_ledger: Shell, site: Path, place: str) -> None:
     assert "hint: name a site folder" in tacit_ledger.err
 
 
-@pytest.mark.parametrize("command", ["show", "verify"])
+def test_prove_an_entry_and_verify_it_elsewhere(tacit_ledger: Shell, site: Path) -> None:
+    assert tacit_ledger("prove alpha --entry 2") == 0
+    Path("audit").mkdir()
+    Path("audit/proof.json").write_text(tacit_ledger.out)
+    told = json.loads(tacit_ledger.out)
+    assert (told["inclusion"]["entry"]["body"]["kind"], told["consistency"]) == ("commit", None)
+    trust = "--certificate alpha/pki/identity.pem --ca alpha/pki/ca.pem"
+    assert tacit_ledger(f"verify --proof audit/proof.json {trust}") == 0
+    assert "proves    entry 2 (commit, " in tacit_ledger.out
+    assert "signed    by tacit://acme/site/alpha" in tacit_ledger.out
+    assert tacit_ledger("verify --proof audit/proof.json") == 6  # nobody to ask for the signature
+    told["inclusion"]["entry"]["body"]["bytes_sent"] = 999
+    Path("audit/proof.json").write_text(json.dumps(told))
+    for options in (trust, "--hashes-only"):
+        assert tacit_ledger(f"verify --proof audit/proof.json {options}") == 6
+        assert "error: the inclusion proof of entry 2 does not lead to the tree head's root" in tacit_ledger.err
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"), [("--from 2", (2, 6)), ("--from 1 --to 4", (1, 4)), ("--from 0", (0, 6))]
+)
+def test_prove_that_the_log_only_grew(tacit_ledger: Shell, site: Path, options: str, sizes: tuple[int, int]) -> None:
+    assert tacit_ledger(f"prove alpha {options}") == 0
+    Path("proof.json").write_text(tacit_ledger.out)
+    told = json.loads(tacit_ledger.out)["consistency"]
+    assert (told["old_size"], told["size"]) == sizes
+    line = "verify --proof proof.json --certificate alpha/pki/identity.pem --ca alpha/pki/ca.pem"
+    assert tacit_ledger(line) == 0
+    assert f"the log of {sizes[1]} entries continues that of {sizes[0]} with root" in tacit_ledger.out
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("prove alpha", 2, "give --entry NUMBER, or --from SIZE"),
+        ("prove alpha --entry 1 --from 2", 2, "give --entry NUMBER, or --from SIZE"),
+        ("prove alpha --entry 1 --to 2", 2, "give --entry NUMBER, or --from SIZE"),
+        ("prove alpha --entry 6", 6, "there is no entry 6; the ledger has 6 entries"),
+        ("prove alpha --entry -1", 6, "there is no entry -1"),
+        ("prove alpha --from 7", 6, "no log of 6 entries continues one of 7"),
+        ("prove alpha --from 3 --to 2", 6, "no log of 2 entries continues one of 3"),
+        ("prove alpha --from 3 --to 7", 6, "no log of 7 entries continues one of 3"),
+        ("verify", 2, "give a ledger, or a proof"),
+        ("verify alpha --proof alpha/pki/identity.pem", 2, "give a ledger, or a proof"),
+        ("verify --proof nowhere.json", 2, "cannot be read"),
+        ("verify --proof alpha/pki/identity.pem", 2, "JSON"),
+        ("export alpha --out alpha/pki/identity.pem", 2, "exists already"),
+    ],
+)
+def test_what_cannot_be_proved(tacit_ledger: Shell, site: Path, line: str, code: int, said: str) -> None:
+    assert tacit_ledger(line) == code
+    assert said in tacit_ledger.err
+
+
+def test_export_and_verify_it_elsewhere(tacit_ledger: Shell, site: Path) -> None:
+    assert tacit_ledger("export alpha --out alpha.jsonl") == 0
+    assert "alpha.jsonl: 6 entries and the tree head" in tacit_ledger.out
+    data = Path("alpha.jsonl").read_text()
+    assert tacit_ledger("export alpha") == 0
+    assert tacit_ledger.out == data
+    lines = data.splitlines()
+    assert len(lines) == 7
+    assert [json.loads(line)["index"] for line in lines[:-1]] == list(range(6))
+    trust = "--certificate alpha/pki/identity.pem --ca alpha/pki/ca.pem"
+    assert tacit_ledger(f"verify alpha.jsonl {trust}") == 0
+    assert "entries   6" in tacit_ledger.out
+    assert "signed    by tacit://acme/site/alpha" in tacit_ledger.out
+    for changed in (lines[:-1], [*lines[:3], *lines[4:]], [*lines[:5], lines[-1]], [lines[1], lines[0], *lines[2:]]):
+        Path("alpha.jsonl").write_text("\n".join(changed) + "\n")
+        assert tacit_ledger(f"verify alpha.jsonl {trust}") == 6
+        assert "error:" in tacit_ledger.err
+        assert "verified" not in tacit_ledger.out
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "prove", "export"])
 def test_help_ends_in_examples(tacit_ledger: Shell, command: str) -> None:
     assert tacit_ledger(f"{command} --help") == 0
     assert f"tacit ledger {command} sites/alpha" in tacit_ledger.out.split("Examples:")[1]
