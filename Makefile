@@ -9,7 +9,7 @@ FUZZ_INPUTS ?= 1000000
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test lint format proto clean bench-demo bench-secagg bench-dp model-check fuzz
+.PHONY: demo test lint format proto clean bench-demo bench-ledger bench-secagg bench-dp model-check fuzz
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
@@ -36,6 +36,9 @@ fuzz: $(STAMP) ## a night of mutations for every decoder; FUZZ_ARGS names some, 
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,fuzz]'
 	$(BIN)/python tests/fuzz/nightly.py --inputs $(FUZZ_INPUTS) $(FUZZ_ARGS)
+
+bench-ledger: $(STAMP) ## reservations, commits and proofs of a ledger of 10,000 entries
+	$(BIN)/python -m simulations.benchmarks.ledger_speed $(BENCH_ARGS)
 
 bench-secagg: $(STAMP) ## secure aggregation beside Flower's SecAgg+, the gateway's memory, a step's latency
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.secagg $(BENCH_ARGS)

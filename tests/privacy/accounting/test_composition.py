@@ -67,6 +67,19 @@ def test_against_one_composition_after_the_other():
     assert tree.get_epsilon_for_delta(DELTA) >= naive.get_epsilon_for_delta(DELTA) - 1e-9
 
 
+@pytest.mark.parametrize(("noise_multiplier", "sample_rate"), [(0.5, 0.3), (1.0, 0.05), (100.0, 0.5), (1000.0, 0.01)])
+def test_steps_taken_bit_by_bit_are_steps_taken_at_once(noise_multiplier, sample_rate):
+    one = one_step(noise_multiplier, sample_rate, WIDTH)
+    for steps in (1, 2, 3, 6, 63, 64, 65, 100, 127, 128, 200):
+        parts = repeated(Spend(noise_multiplier, sample_rate, steps), WIDTH)
+        whole = one if steps == 1 else one.self_compose(steps)
+        # Each way cuts tails and charges for it: at most 1e-15 a composition here, always 1e-15 there. Beside that,
+        # sums of many doubles differ in their last digits.
+        for value in (0.0, 0.01, 0.3, 2.0, 8.0, 60.0):
+            found, expected = (each.get_delta_for_epsilon(value) for each in (parts, whole))
+            assert expected - 5e-15 - 1e-13 * expected <= found <= expected + 2e-13 + 1e-13 * expected
+
+
 def test_the_order_of_events_does_not_show_in_a_set():
     spends = [Spend(noise, rate, 5) for noise, rate in KINDS]
     forward = composed(tuple(spends), WIDTH).get_epsilon_for_delta(DELTA)
@@ -97,7 +110,7 @@ def test_on_top_of_a_hundred_kinds_one_more_recomposes_a_path(compositions):
     assert compositions[0] <= 15  # a path of the trie, then the newest kind; all of them would be a hundred
     compositions[0] = 0
     epsilon([*settled, event(1.9, 0.02, 2)], DELTA)
-    assert compositions[0] == 1  # the same kind again
+    assert compositions[0] == 2  # the same kind again: its second step, then the others
     compositions[0] = 0
     epsilon([*settled, event(1.9, 0.02, 2), settled[50]], DELTA)
     assert compositions[0] <= 30  # an old kind comes back: one path without it, one with the kind before
