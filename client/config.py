@@ -22,7 +22,7 @@ class SiteSettings(Strict):
     """``site.toml``."""
 
     #: the coordinator's address, as its certificate names it
-    coordinator: str = Field(pattern=r"^.+:\d+$")
+    coordinator: str = Field(pattern=r"^.+:[0-9]+$")
     #: ``package:NAME`` or a local Hugging Face model folder
     base_model: str
     data: DataSettings

@@ -64,7 +64,9 @@ Prose = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_pri
 KeyText = Annotated[str, AfterValidator(_key)]
 Mode = Annotated[PrivacyMode, Field(strict=False)]
 #: RFC 3339 in UTC to the second, ``2026-01-31T00:00:00Z``
-Instant = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"), AfterValidator(_instant)]
+Instant = Annotated[
+    str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"), AfterValidator(_instant)
+]
 
 
 class Party(Strict):

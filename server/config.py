@@ -14,7 +14,7 @@ class CoordinatorSettings(Strict):
     """``coordinator.toml``."""
 
     #: address and port the partners reach
-    listen: str = Field(pattern=r"^.+:\d+$", default="127.0.0.1:9400")
+    listen: str = Field(pattern=r"^.+:[0-9]+$", default="127.0.0.1:9400")
     #: threads of the ServerApp's evaluation; more than there are idle cores makes it slower, not faster
     torch_threads: int = Field(gt=0, default=1)
     #: loopback port of Flower's SuperLink; 0 picks a free one at each start

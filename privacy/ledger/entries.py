@@ -21,7 +21,7 @@ from tacit.errors import InputError, LedgerCorrupt, RefusalReason
 
 Line = Annotated[str, Field(max_length=4000)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
-Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
+Timestamp = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z$")]
 
 
 class EntryKind(StrEnum):

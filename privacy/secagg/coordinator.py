@@ -174,7 +174,7 @@ class CoordinatorMachine:
         try:
             message = decode(frame)
             if type(message) not in _EVENTS:
-                raise MalformedMessage(f"{site} sent a message only coordinators send", peer=site)
+                raise MalformedMessage(f"{site} sent a {type(message).__name__}, which no site sends now", peer=site)
         except MalformedMessage as error:
             return self._fault(record, error)
         if self._is_late(record, message):

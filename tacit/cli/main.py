@@ -35,7 +35,7 @@ _GROUPS: dict[str, tuple[str, str]] = {
     "simulate": ("tacit.cli.simulate", "The same run in one process, no network."),
     "data": ("tacit.cli.data", "Prepare data for experiments: split."),
     "ledger": ("tacit.cli.ledger", "What a site has spent: show, verify, prove, export."),
-    "privacy": ("tacit.cli.privacy", "Privacy arithmetic: calibrate, explain."),
+    "privacy": ("tacit.cli.privacy", "Privacy arithmetic: calibrate."),
     "report": ("tacit.cli.report", "Write a run's report again."),
 }
 

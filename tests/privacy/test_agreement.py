@@ -602,6 +602,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         (("valid_from",), "2026-01-01", "valid_from"),
         (("valid_from",), "2026-02-30T00:00:00Z", "valid_from"),
         (("valid_from",), "2026-01-01T00:00:00+00:00", "valid_from"),
+        (("valid_from",), "\u0662026-01-01T00:00:00Z", "string should match"),  # a digit, but not of ours
         (("valid_until",), instant(NOW - DAY), "valid_until must be after valid_from"),
         (("approvals", "required"), 1, "required"),
         (("approvals", "required"), 4, "must not exceed the 3 partners"),
