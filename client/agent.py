@@ -137,8 +137,8 @@ class SiteAgent:
                     raise Refusal(RefusalReason.BUSY, "this site's agent is stopping")
                 try:
                     vector = self._check(order, vector_bytes)
-                except Refusal:
-                    self._turn_down(order)
+                except Exception as error:
+                    self._turn_down(order, "refused" if isinstance(error, Refusal) else "failed")
                     raise
                 session = self._transport.open(order.run_id, order.step)
                 session.tell("gate")
@@ -159,14 +159,14 @@ class SiteAgent:
             if session is not None:
                 session.close()
 
-    def _turn_down(self, order: Order) -> None:
-        """Tell the coordinator not to wait. Other refusals may have ended the step already; this one stands anyway."""
+    def _turn_down(self, order: Order, phase: str) -> None:
+        """Tell the coordinator not to wait. Others may have ended the step already; this reason stands anyway."""
         try:
             session = self._transport.open(order.run_id, order.step)
         except TransportError:
             return
         session.tell("gate")
-        session.tell("refused")
+        session.tell(phase)
         session.close()
 
     def _check(self, order: Order, vector_bytes: bytes) -> npt.NDArray[np.float32]:
