@@ -39,7 +39,7 @@ class Adjacency(StrEnum):
 
     #: one unit more, or one fewer
     ADD_REMOVE = "add-remove"
-    #: one unit's contribution is zero instead; that it takes part is public (Kairouz, McMahan et al. 2021)
+    #: one unit's contribution is zero instead; that it takes part is public (docs/privacy.md, section 2b)
     ZERO_OUT = "zero-out"
 
 

@@ -62,6 +62,8 @@ Examples:
       --legal-basis "GDPR Art. 6(1)(f)" --residency EU
   tacit agreement new --out agreement.yaml --from draft.yaml
 
+To protect whole sites: --mode site --unit site --adjacency zero-out, together.
+
 The file is written without signatures: each partner adds its own with `tacit agreement sign`.
 """
 
