@@ -20,6 +20,7 @@ from client.aggregation import AggregationTransport, Session, take_part
 from client.gate import Gate
 from client.joint_training import JointTraining
 from client.ledger_check import check_ledger, consistency
+from client.site_training import site_update
 from client.step_journal import FileStepJournal
 from client.training import train_round
 from client.workbench import Workbench
@@ -97,6 +98,7 @@ class SiteAgent:
         self._working = threading.Lock()
         self._stopping = threading.Event()
         self._roster = agreement.agreement.roster()
+        self._collusion_bound = agreement.agreement.secure_aggregation.collusion_bound
 
     def execute(self, order_json: bytes, vector_bytes: bytes) -> bytes:
         """Carry out an order and return the receipt as canonical JSON; a refusal or failure is a receipt too.
@@ -142,7 +144,7 @@ class SiteAgent:
                     raise
                 session = self._transport.open(order.run_id, order.step)
                 session.tell("gate")
-                descriptor = descriptor_for(order, self._agreement.agreement.secure_aggregation.collusion_bound)
+                descriptor = descriptor_for(order, self._collusion_bound)
                 ctx = descriptor.ctx()
                 self._step(order, vector, descriptor, session)
             return ReceiptStatus(status="completed"), ctx, session.bytes_sent
@@ -215,7 +217,11 @@ class SiteAgent:
                 )
 
     def _would_spend(self, event: DpEvent, run_id: str | None) -> float:
-        return self._ledger.would_spend(self._dataset, event, self._budget().delta, run_id=run_id)
+        try:
+            return self._ledger.would_spend(self._dataset, event, self._budget().delta, run_id=run_id)
+        except LedgerError as error:
+            # most likely an account that counts another unit
+            raise Refusal(RefusalReason.LEDGER, error.message, hint=error.hint) from error
 
     def _step(
         self,
@@ -240,14 +246,11 @@ class SiteAgent:
                 self._on_local_step(step - order.step, order.secagg.steps)
                 return joint.contribution()
             model, records = self._workbench.fit(order)
-            delta = train_round(
-                model,
-                records,
-                vector,
-                order,
-                self._source(order, "noise"),
-                self._on_local_step,
-            )
+            noise = self._source(order, "noise")
+            if order.mode is PrivacyMode.SITE:
+                random = {"noise": noise, "rounding": self._source(order, "rounding")}
+                return site_update(model, records, vector, order, self._collusion_bound, self._on_local_step, **random)
+            delta = train_round(model, records, vector, order, noise, self._on_local_step)
             return self._encoded(order, delta)
 
         def on_ended(ended: Ended) -> None:
@@ -283,7 +286,7 @@ class SiteAgent:
             records,
             vector,
             order,
-            self._agreement.agreement.secure_aggregation.collusion_bound,
+            self._collusion_bound,
             noise=self._source(order, "noise"),
             rounding=self._source(order, "rounding"),
         )
@@ -327,7 +330,7 @@ class SiteAgent:
             raise Refusal(RefusalReason.LEDGER, error.message, hint=error.hint) from error
 
     def _event(self, order: Order) -> DpEvent:
-        return order.event(self._agreement.agreement.secure_aggregation.collusion_bound)
+        return order.event(self._collusion_bound)
 
     def _budget(self) -> Budget:
         limits = effective_limits(self._agreement.agreement, self._policy)

@@ -16,14 +16,14 @@ from datetime import datetime
 from typing import Final
 
 from privacy.agreement import VerifiedAgreement, check_valid_at
-from privacy.events import PrivacyMode
-from privacy.joint import JointGrid
+from privacy.events import PrivacyMode, check_guarantee
+from privacy.noise_shares import ShareGrid
 from privacy.order import Order, WeightSpec
 from privacy.policy import Limits, SitePolicy, effective_limits
 from privacy.secagg.encoding import check_range
 from privacy.secagg.threshold import check_threshold
 from privacy.terms import Agreement
-from tacit.errors import AgreementError, ConfigError, Refusal, RefusalReason, SecAggError, TrainingError
+from tacit.errors import AgreementError, ConfigError, InputError, Refusal, RefusalReason, SecAggError, TrainingError
 
 MIN_DEADLINE_S: Final = 1.0
 MAX_DEADLINE_S: Final = 86_400.0
@@ -228,6 +228,10 @@ def _guarantee_is_the_agreed_one(order: Order, at: _Situation) -> None:
         raise _privacy(f"privacy unit {order.unit.value!r} was ordered, agreed: {terms.unit.value!r}")
     if order.adjacency != terms.adjacency:
         raise _privacy(f"adjacency {order.adjacency.value!r} was ordered, agreed: {terms.adjacency.value!r}")
+    try:
+        check_guarantee(order.mode, order.unit, order.adjacency)
+    except InputError as error:
+        raise Refusal(RefusalReason.PRIVACY_PARAMETERS, error.message, hint=error.hint) from error
 
 
 def _noise_is_enough(order: Order, at: _Situation) -> None:
@@ -325,7 +329,7 @@ def _weights_are_agreed(order: Order, at: _Situation) -> None:
 
 
 def _steps_are_those_of_the_mode(order: Order, _at: _Situation) -> None:
-    # in mode joint every gradient is summed, in mode local only what came of all local steps
+    # in mode joint every gradient is summed, in the others only what came of all local steps
     expected = order.training.local_steps if order.mode is PrivacyMode.JOINT else 1
     if order.secagg.steps != expected:
         raise Refusal(
@@ -335,13 +339,13 @@ def _steps_are_those_of_the_mode(order: Order, _at: _Situation) -> None:
         )
 
 
-def _joint_noise_fits_the_grid(order: Order, at: _Situation) -> None:
-    if order.mode is not PrivacyMode.JOINT:
+def _noise_shares_fit_the_grid(order: Order, at: _Situation) -> None:
+    if order.mode is PrivacyMode.LOCAL:
         return
     if order.secagg.weights is not None:
-        raise Refusal(RefusalReason.ORDER_MALFORMED, "weighted sums were ordered in mode joint, which has none")
+        raise Refusal(RefusalReason.ORDER_MALFORMED, f"weighted sums were ordered in mode {order.mode}, which has none")
     try:
-        grid = JointGrid.of(order, at.agreement.secure_aggregation.collusion_bound)
+        grid = ShareGrid.of(order, at.agreement.secure_aggregation.collusion_bound)
         grid.sum_bound(order.training)
     except TrainingError as error:
         raise Refusal(RefusalReason.ORDER_MALFORMED, error.message, hint=error.hint) from error
@@ -405,5 +409,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _ring_does_not_wrap,
     _weights_are_agreed,
     _steps_are_those_of_the_mode,
-    _joint_noise_fits_the_grid,
+    _noise_shares_fit_the_grid,
 )

@@ -12,7 +12,8 @@ from models.classifier import AdapterModel
 from models.layout import Vector
 from models.tokens import TokenisedData
 from privacy.dpsgd import DpSgdPlan, check_independence, clipped_gradient_sum, poisson_sample
-from privacy.joint import HeavyBall, JointGrid, joint_contribution, joint_gradient
+from privacy.joint import HeavyBall, joint_gradient
+from privacy.noise_shares import ShareGrid, noised_contribution
 from privacy.order import Order
 from privacy.randomness import RandomSource
 from privacy.secagg.effects import Ended
@@ -54,7 +55,7 @@ class JointTraining:
         self._data = data
         self._order = order
         self._plan = DpSgdPlan.from_spec(order.training)
-        self._grid = JointGrid.of(order, collusion_bound)
+        self._grid = ShareGrid.of(order, collusion_bound)
         self._grid.sum_bound(order.training)
         self._noise = noise
         self._rounding = rounding
@@ -89,7 +90,7 @@ class JointTraining:
             l2_clip_norm=self._plan.l2_clip_norm,
             physical_batch_size=self._plan.physical_batch_size,
         )
-        return joint_contribution(
+        return noised_contribution(
             clipped_sum, self._order.training, self._grid, noise=self._noise, rounding=self._rounding
         )
 

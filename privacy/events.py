@@ -6,31 +6,65 @@ After ``dp_accounting/dp_event.py`` of google/differential-privacy: an event say
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tacit.errors import InputError
+
 
 class PrivacyMode(StrEnum):
-    """How noise and aggregation are arranged (design, section 4). Later modes are added here and nowhere else."""
+    """How noise and aggregation are arranged (design, section 4)."""
 
     #: every site's own noise protects its records, even if all others collude
     LOCAL = "local"
     #: sites share the noise of a sum: central-DP noise without a trusted server, against at most c colluding sites
     JOINT = "joint"
+    #: a site's whole update is clipped, and sites share the noise of the sum: hides what a site contributed
+    SITE = "site"
 
 
 class PrivacyUnit(StrEnum):
-    """What one neighbouring dataset differs in."""
+    """What neighbouring worlds differ in."""
 
     RECORD = "record"
+    #: everything one site contributes to a run
+    SITE = "site"
 
 
 class Adjacency(StrEnum):
     """The neighbouring relation."""
 
+    #: one unit more, or one fewer
     ADD_REMOVE = "add-remove"
+    #: one unit's contribution is zero instead; that it takes part is public (docs/privacy.md, section 2b)
+    ZERO_OUT = "zero-out"
+
+
+#: What a mode can protect. An agreement, order or event that pairs them otherwise is refused: epsilon would be charged
+#: for something that nobody was promised.
+GUARANTEES: Final[Mapping[PrivacyMode, frozenset[tuple[PrivacyUnit, Adjacency]]]] = {
+    PrivacyMode.LOCAL: frozenset({(PrivacyUnit.RECORD, Adjacency.ADD_REMOVE)}),
+    PrivacyMode.JOINT: frozenset({(PrivacyUnit.RECORD, Adjacency.ADD_REMOVE)}),
+    PrivacyMode.SITE: frozenset({(PrivacyUnit.SITE, Adjacency.ZERO_OUT)}),
+}
+
+
+def check_guarantee(mode: PrivacyMode, unit: PrivacyUnit, adjacency: Adjacency) -> None:
+    """Return if ``mode`` can protect ``unit`` under ``adjacency``.
+
+    Raises:
+        InputError: it cannot.
+    """
+    possible = GUARANTEES[mode]
+    if (unit, adjacency) not in possible:
+        words = " or ".join(f"unit '{each}' with adjacency '{how}'" for each, how in sorted(possible))
+        raise InputError(
+            f"mode '{mode}' was named with unit '{unit}' and adjacency '{adjacency}', and it goes with {words}",
+            hint="choose another mode, or agree on the unit and adjacency that this mode protects",
+        )
 
 
 class SubsampledGaussian(BaseModel):
@@ -60,7 +94,7 @@ SMALLEST_SHARE_UNITS = 8.0
 class IntegerGrid(BaseModel):
     """Where sums are rounded before noise is added: each coordinate times ``scale``, stochastically to an integer.
 
-    ``l2_clip_norm`` is a record's largest L2 norm before; ``dimension`` the number of coordinates.
+    ``l2_clip_norm`` is the largest L2 norm before of what one unit adds; ``dimension`` the number of coordinates.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -71,7 +105,7 @@ class IntegerGrid(BaseModel):
 
     @property
     def l2_sensitivity(self) -> float:
-        """What one record changes a rounded sum by, in grid units: at most ``scale l2_clip_norm + sqrt(dimension)``.
+        """What one unit changes a rounded sum by, in grid units: at most ``scale l2_clip_norm + sqrt(dimension)``.
 
         Rounding is floor(x + u) with u uniform and independent of the data. For every u two sums that differ by g
         differ, once rounded, by less than |scale g| + 1 in each coordinate; the triangle inequality in L2 gives the
@@ -80,8 +114,8 @@ class IntegerGrid(BaseModel):
         return self.scale * self.l2_clip_norm + math.sqrt(self.dimension)
 
 
-class JointSubsampledGaussian(BaseModel):
-    """``steps`` secure sums of clipped, Poisson-sampled gradients with the noise in shares: central DP-SGD, no server.
+class NoiseShares(BaseModel):
+    """``steps`` secure sums of clipped vectors whose noise comes in shares, one from each site in the sum.
 
     A sum opens over ``threshold`` sites or more, of which at most ``collusion_bound`` collude: at least
     h = ``threshold`` - ``collusion_bound`` shares are unknown to any coalition. Each has standard deviation
@@ -93,20 +127,17 @@ class JointSubsampledGaussian(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    mechanism: Literal["joint-poisson-subsampled-gaussian"] = "joint-poisson-subsampled-gaussian"
-    version: Literal[1] = 1
     mode: Annotated[PrivacyMode, Field(strict=False)]
     unit: Annotated[PrivacyUnit, Field(strict=False)]
     adjacency: Annotated[Adjacency, Field(strict=False)]
     noise_multiplier: float = Field(gt=0)
-    sample_rate: float = Field(gt=0, le=1)
     steps: int = Field(gt=0)
     threshold: int = Field(gt=1)
     collusion_bound: int = Field(gt=0)
     grid: IntegerGrid | None = None
 
     @model_validator(mode="after")
-    def _hides(self) -> JointSubsampledGaussian:
+    def _hides(self) -> Self:
         if self.honest_survivors < 2:
             raise ValueError(
                 f"threshold ({self.threshold}) minus collusion_bound ({self.collusion_bound}) must be at least 2"
@@ -129,5 +160,24 @@ class JointSubsampledGaussian(BaseModel):
         return self.noise_multiplier * math.sqrt(shares / self.honest_survivors)
 
 
+class JointSubsampledGaussian(NoiseShares):
+    """Sums of clipped gradients of Poisson-sampled records: central DP-SGD without a server."""
+
+    mechanism: Literal["joint-poisson-subsampled-gaussian"] = "joint-poisson-subsampled-gaussian"
+    version: Literal[1] = 1
+    sample_rate: float = Field(gt=0, le=1)
+
+
+class SiteGaussian(NoiseShares):
+    """Sums of whole updates, each clipped as one vector: one sum a round.
+
+    Nothing is sampled: who takes part is public. Which records a site's own steps drew does not matter, because the
+    guarantee is to all that the site contributed, at once.
+    """
+
+    mechanism: Literal["site-gaussian"] = "site-gaussian"
+    version: Literal[1] = 1
+
+
 #: Every event an accountant may meet. A union, so that a new kind must be added to each accountant or raise there.
-DpEvent = SubsampledGaussian | JointSubsampledGaussian
+DpEvent = SubsampledGaussian | JointSubsampledGaussian | SiteGaussian

@@ -17,7 +17,9 @@ from privacy.events import (
     JointSubsampledGaussian,
     PrivacyMode,
     PrivacyUnit,
+    SiteGaussian,
     SubsampledGaussian,
+    check_guarantee,
 )
 from tacit.canonical import digest
 from tacit.errors import InputError
@@ -46,7 +48,7 @@ class LoraSpec(Strict):
 
 
 class TrainingSpec(Strict):
-    """DP-SGD at the site for one round.
+    """Training at the site for one round: DP-SGD, or in mode ``site`` plain SGD whose whole update is clipped.
 
     ``expected_batch_size`` is the public normaliser: agreed, never derived from a site's data.
     """
@@ -195,7 +197,7 @@ class Order(Strict):
         """What carrying out this order once spends, as an accountant's event.
 
         Args:
-            collusion_bound: the agreement's c; mode ``joint`` needs it.
+            collusion_bound: the agreement's c; modes that share noise need it.
 
         Raises:
             InputError: as :func:`event_of`.
@@ -217,33 +219,31 @@ def event_of(
     """Return what one round with these parameters spends at a site.
 
     Args:
-        dimension: coordinates of the vectors that are summed, where known: mode ``joint`` notes them.
-        collusion_bound: the agreement's c; mode ``joint`` needs it.
+        dimension: coordinates of the vectors that are summed, where known: modes that share noise note them.
+        collusion_bound: the agreement's c; modes that share noise need it.
 
     Raises:
-        InputError: mode ``joint`` without a collusion bound, or with shares too few or too small to hide a site.
+        InputError: a mode that does not protect this unit; or one that shares noise, without a collusion bound, or
+            with shares too few or too small to hide a site.
     """
-    facts = {
-        "mode": mode,
-        "unit": unit,
-        "adjacency": adjacency,
-        "noise_multiplier": training.noise_multiplier,
-        "sample_rate": training.sample_rate,
-        "steps": training.local_steps,
-    }
+    check_guarantee(mode, unit, adjacency)
+    facts = {"mode": mode, "unit": unit, "adjacency": adjacency, "noise_multiplier": training.noise_multiplier}
+    sampled = {"sample_rate": training.sample_rate, "steps": training.local_steps}
     if mode is PrivacyMode.LOCAL:
-        return SubsampledGaussian.model_validate(facts)
+        return SubsampledGaussian.model_validate(facts | sampled)
     if collusion_bound is None:
-        raise InputError("what mode joint spends depends on the agreement's collusion bound, which was not given")
+        raise InputError(f"what mode {mode} spends depends on the agreement's collusion bound, which was not given")
     grid = None
     if dimension is not None:
         grid = IntegerGrid(l2_clip_norm=training.l2_clip_norm, scale=secagg.scale, dimension=dimension)
+    facts |= {"threshold": secagg.threshold, "collusion_bound": collusion_bound, "grid": grid}
     try:
-        return JointSubsampledGaussian.model_validate(
-            {**facts, "threshold": secagg.threshold, "collusion_bound": collusion_bound, "grid": grid}
-        )
+        if mode is PrivacyMode.JOINT:
+            return JointSubsampledGaussian.model_validate(facts | sampled)
+        # one sum a round, whatever a site's own steps drew
+        return SiteGaussian.model_validate(facts | {"steps": 1})
     except ValidationError as error:
-        raise InputError(f"mode joint cannot be accounted for: {error.errors()[0]['msg']}") from error
+        raise InputError(f"mode {mode} cannot be accounted for: {error.errors()[0]['msg']}") from error
 
 
 class ReceiptStatus(Strict):

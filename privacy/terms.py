@@ -15,9 +15,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from certs.identity import PUBLIC_KEY_BYTES, PeerIdentity
 from certs.names import PeerName, Role
-from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
+from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, check_guarantee
 from privacy.order import Digest, Name, Strict, WeightSpec
 from tacit.canonical import digest
+from tacit.errors import InputError
 
 #: Label of an agreement's digest, and context of every signature under it.
 CONTEXT: Final = "tacit/agreement/v1"
@@ -99,7 +100,10 @@ class AdapterTerms(Strict):
 
 
 class PrivacyTerms(Strict):
-    """The guarantee to every record, and the limits of what a run may ask for."""
+    """The guarantee to every record, or to every site, and the limits of what a run may ask for.
+
+    There is one unit: all modes agreed must protect it, and budgets count nothing else.
+    """
 
     modes: Annotated[tuple[Mode, ...], List, Unique, Field(min_length=1)]
     unit: Annotated[PrivacyUnit, Field(strict=False)]
@@ -127,6 +131,11 @@ class PrivacyTerms(Strict):
             raise ValueError(
                 f"delta ({self.delta}) must be below 1/public_dataset_size ({1 / self.public_dataset_size:g})"
             )
+        for mode in self.modes:
+            try:
+                check_guarantee(mode, self.unit, self.adjacency)
+            except InputError as error:
+                raise ValueError(error.message) from error
         return self
 
 
@@ -199,6 +208,8 @@ class Agreement(Strict):
         if len({decode_key(party.identity_key) for party in parties}) != len(parties):
             raise ValueError("partners and coordinator must have different identity keys")
         partners, terms = len(self.partners), self.secure_aggregation
+        if self.privacy.unit is PrivacyUnit.SITE and self.privacy.delta * partners >= 1:
+            raise ValueError(f"delta ({self.privacy.delta}) must be below 1/{partners} where the unit is a site")
         if terms.min_cohort > partners:
             raise ValueError(f"min_cohort ({terms.min_cohort}) must not exceed the {partners} partners")
         if terms.collusion_bound > partners - 2:

@@ -14,10 +14,10 @@ from typing import Any
 
 import tacit
 from client.gate import Gate
-from privacy.accounting import epsilon
+from privacy.accounting import adversary_bounds, epsilon
 from privacy.agreement import Agreement, VerifiedAgreement
 from privacy.events import DpEvent, PrivacyMode
-from privacy.joint import NOISE_REACH
+from privacy.noise_shares import NOISE_REACH
 from privacy.order import Order, SecAggSpec, TrainingSpec, event_of
 from privacy.policy import SitePolicy
 from privacy.secagg.threshold import default_threshold
@@ -31,6 +31,12 @@ _FINEST = 2.0**50
 _ALIGNED = 0.25
 #: room for noise shares that are wider than the plain ones because of rounding
 _SHARE_MARGIN = 1.1
+#: what brings epsilon down, by mode
+_CHEAPER = {
+    PrivacyMode.LOCAL: "raise noise_multiplier, or lower rounds, local_steps or sample_rate",
+    PrivacyMode.JOINT: "raise noise_multiplier, or lower rounds, local_steps or sample_rate",
+    PrivacyMode.SITE: "raise noise_multiplier, or lower rounds",
+}
 #: the encoder keeps one bit of headroom below the ring's half
 _HEADROOM_BITS = 1
 
@@ -48,7 +54,7 @@ def training_of(spec: RunSpec, agreement: Agreement) -> TrainingSpec:
 def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
     """Derive the secure sums' parameters: the whole consortium, the default threshold, the finest safe scale.
 
-    In mode ``joint`` every step of training is summed, and the noise shares need room beside the gradients.
+    In mode ``joint`` every step of training is summed. Where noise comes in shares, they need room beside the values.
     """
     cohort = tuple(sorted(partner.name for partner in agreement.partners))
     terms = agreement.secure_aggregation
@@ -56,12 +62,14 @@ def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
     bound, steps = spec.encoding.value_bound, 1
     if spec.run.mode is PrivacyMode.JOINT:
         steps = spec.training.local_steps
+        # the grid stays far finer than the noise, so room for gradients that all point one way costs nothing
+        together = training_of(spec, agreement).expected_batch_size * spec.training.l2_clip_norm
+        bound = max(bound, _ALIGNED * together)
+    if spec.run.mode is not PrivacyMode.LOCAL:
         honest = max(1, threshold - terms.collusion_bound)
         # the share itself is a little wider for the rounding, by what the site computes from the grid
         share = spec.training.noise_multiplier * spec.training.l2_clip_norm / math.sqrt(honest)
-        # the grid stays far finer than the noise, so room for gradients that all point one way costs nothing
-        together = training_of(spec, agreement).expected_batch_size * spec.training.l2_clip_norm
-        bound = max(bound, _ALIGNED * together) + _SHARE_MARGIN * NOISE_REACH * share
+        bound += _SHARE_MARGIN * NOISE_REACH * share
     scale = 1.0
     while len(cohort) * (bound * scale * 2 + 1) < 2.0 ** (terms.ring_bits - 1 - _HEADROOM_BITS):
         scale *= 2.0
@@ -132,25 +140,34 @@ def submission_facts(
             raise Refusal(refusal.reason, refusal.message, hint=hint) from refusal
     event, delta = round_event(spec, agreed), agreed.privacy.delta
     # the whole first: a plan far beyond the budget has thousands of rounds to go through
-    whole = epsilon([event.model_copy(update={"steps": event.steps * spec.run.rounds})], delta)
+    run_event = event.model_copy(update={"steps": event.steps * spec.run.rounds})
+    whole = epsilon([run_event], delta)
     if whole > agreed.privacy.epsilon_per_run:
         raise Refusal(
             RefusalReason.BUDGET,
             f"the run would spend epsilon {whole:.3f} in {spec.run.rounds} rounds, "
             f"the agreement allows {agreed.privacy.epsilon_per_run:g} per run at delta {agreed.privacy.delta:g}",
-            hint="raise noise_multiplier, or lower rounds, local_steps or sample_rate; "
-            "`tacit privacy calibrate` finds the noise for a budget",
+            hint=_CHEAPER[spec.run.mode] + "; `tacit privacy calibrate` finds the noise for a budget",
         )
+    bounds = adversary_bounds(
+        [run_event],
+        delta,
+        collusion_bound=agreed.secure_aggregation.collusion_bound,
+        noise_secret=spec.testing is None,
+    )
     return {
         "run_id": run_id,
         "run_name": spec.run.name,
         "rounds": spec.run.rounds,
         "sites": list(order.secagg.cohort),
         "mode": str(spec.run.mode),
+        "unit": agreed.privacy.unit.value,
         "strategy": spec.run.strategy,
         "labels_count": len(order.labels),
         "budget": {"epsilon": agreed.privacy.epsilon_per_run, "delta": agreed.privacy.delta},
         "epsilon_per_round": epsilon_per_round(event, spec.run.rounds, delta),
+        # of the whole run; nothing is claimed under a test seed
+        "epsilon_by_adversary": {name: bound.epsilon for name, bound in bounds.items() if bound.epsilon is not None},
         "training": order.training.model_dump(mode="json"),
         "secagg": order.secagg.model_dump(mode="json"),
         "agreement_digest": agreement.digest,
@@ -165,7 +182,8 @@ def round_event(spec: RunSpec, agreement: Agreement) -> DpEvent:
     """Return what one round of the run spends at each site.
 
     Raises:
-        InputError: mode ``joint`` with a threshold that leaves fewer than two honest sites in a sum.
+        InputError: a mode that the agreed unit does not go with, or one that shares noise with a threshold that leaves
+            fewer than two honest sites in a sum.
     """
     return event_of(
         spec.run.mode,

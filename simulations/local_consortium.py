@@ -21,7 +21,7 @@ from client.flower import free_port
 from client.service import create_ledger
 from models.base import base_model_digest, resolve_model_folder
 from privacy.agreement import AgreementBundle, draft, party_from, save_bundle, sign
-from privacy.events import PrivacyMode
+from privacy.events import GUARANTEES, PrivacyMode
 from privacy.order import WeightSpec
 from privacy.policy import SitePolicy, save_policy
 from privacy.terms import format_instant
@@ -163,6 +163,7 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
 
     now = datetime.now(UTC)
     recipe = plan.recipe
+    unit, adjacency = min(GUARANTEES[plan.mode])
     terms = {
         "tacit_agreement": 1,
         "consortium": plan.consortium,
@@ -181,8 +182,8 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
         "strategies": [_strategy(plan)],
         "privacy": {
             "modes": [plan.mode.value],
-            "unit": "record",
-            "adjacency": "add-remove",
+            "unit": unit.value,
+            "adjacency": adjacency.value,
             "delta": plan.delta,
             "epsilon_per_run": plan.epsilon_per_run,
             "epsilon_lifetime": plan.epsilon_lifetime,

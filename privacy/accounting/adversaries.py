@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from privacy.accounting.pld import epsilon_of
 from privacy.accounting.spends import UnknownShares, against_colluding_sites, merge
-from privacy.events import DpEvent, JointSubsampledGaussian
+from privacy.events import DpEvent, NoiseShares
 from tacit.errors import InputError, LedgerError
 
 COORDINATOR = "coordinator"
@@ -20,16 +20,16 @@ _OWN_NOISE = (
     "neither secure aggregation nor another site's honesty; the same epsilon holds for any number of colluding sites."
 )
 _SHARED = (
-    "In mode joint a step's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
+    "In mode {mode} a sum's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
 )
 _SHARED_NOISE = {
     COORDINATOR: _SHARED + "and no colluding site, so that all {threshold} shares of a sum count.",
     COLLUDING_SITES: (
         _SHARED + "and the shares of at least t - c = {honest} honest sites in each sum. If more than c = "
-        "{collusion_bound} sites collude with the coordinator, nothing is claimed for those steps."
+        "{collusion_bound} sites collude with the coordinator, nothing is claimed for those sums."
     ),
     SITE: _SHARED + "and the shares of the other {others} sites or more in each sum.",
-    PUBLIC: "In mode joint a step's noise is shared: all {threshold} shares of a sum count if no site tells its own.",
+    PUBLIC: "In mode {mode} a sum's noise is shared: all {threshold} shares of a sum count if no site tells its own.",
 }
 _SHARES: dict[str, UnknownShares] = {
     COORDINATOR: lambda event: event.threshold,
@@ -49,9 +49,9 @@ _SEES = {
 
 @dataclass(frozen=True)
 class AdversaryBound:
-    """What one adversary can learn about one record of the site: (``epsilon``, ``delta``), add/remove adjacency.
+    """What one adversary can learn about one unit, a record of the site or the whole site: (``epsilon``, ``delta``).
 
-    ``epsilon`` is None when nothing is claimed.
+    The events' unit and adjacency. ``epsilon`` is None when nothing is claimed.
     """
 
     adversary: str
@@ -84,8 +84,9 @@ def adversary_bounds(
 ) -> AdversaryBounds:
     """Return what each adversary learns from ``events`` of one site.
 
-    In ``local`` mode every adversary gets the same bound: the site's own noise alone. In ``joint`` mode each gets the
-    noise shares it does not know (docs/privacy.md). Events of both modes compose.
+    In ``local`` mode every adversary gets the same bound: the site's own noise alone. In modes ``joint`` and ``site``
+    each gets the noise shares it does not know (docs/privacy.md). Events of different modes compose if their unit is
+    the same.
 
     Args:
         events: everything the site spent on one dataset.
@@ -94,16 +95,17 @@ def adversary_bounds(
         noise_secret: False when any noise came from a test seed; then no epsilon is claimed at all.
 
     Raises:
-        LedgerError: an event whose mode has no adversary analysis here, or one made for fewer colluding sites.
+        LedgerError: an event whose mode has no adversary analysis here, one made for fewer colluding sites, or
+            events of different units.
         InputError: ``delta`` is not in (0, 1), or ``collusion_bound`` is not positive.
     """
     if collusion_bound < 1:
         raise InputError(f"collusion bound is {collusion_bound!r}; expected at least 1: one curious partner")
     everything = tuple(events)
-    joint = [event for event in everything if isinstance(event, JointSubsampledGaussian)]
-    if any(event.collusion_bound < collusion_bound for event in joint):
+    shared: list[NoiseShares] = [event for event in everything if isinstance(event, NoiseShares)]
+    if any(event.collusion_bound < collusion_bound for event in shared):
         raise LedgerError(
-            f"a joint event holds against fewer than the {collusion_bound} colluding sites asked about",
+            f"an event of noise in shares holds against fewer than the {collusion_bound} colluding sites asked about",
             hint="noise shares are made for the agreement's collusion bound; ask about that",
         )
     spends = {name: merge(everything, shares) for name, shares in _SHARES.items()}
@@ -113,21 +115,22 @@ def adversary_bounds(
                 name,
                 epsilon_of(spends[name], delta) if noise_secret else None,
                 delta,
-                f"{sees.format(collusion_bound=collusion_bound)} {_reason(name, everything, joint, noise_secret)}",
+                f"{sees.format(collusion_bound=collusion_bound)} {_reason(name, everything, shared, noise_secret)}",
             )
             for name, sees in _SEES.items()
         )
     )
 
 
-def _reason(name: str, events: tuple[DpEvent, ...], joint: list[JointSubsampledGaussian], noise_secret: bool) -> str:
+def _reason(name: str, events: tuple[DpEvent, ...], shared: list[NoiseShares], noise_secret: bool) -> str:
     if not noise_secret:
         return _NO_CLAIM
-    reasons = [] if len(joint) == len(events) and joint else [_OWN_NOISE]
-    if joint:
-        weakest = min(joint, key=lambda event: event.honest_survivors)
+    reasons = [] if len(shared) == len(events) and shared else [_OWN_NOISE]
+    for mode in dict.fromkeys(event.mode for event in shared):
+        weakest = min((event for event in shared if event.mode is mode), key=lambda event: event.honest_survivors)
         reasons.append(
             _SHARED_NOISE[name].format(
+                mode=mode,
                 threshold=weakest.threshold,
                 others=weakest.threshold - 1,
                 honest=weakest.honest_survivors,

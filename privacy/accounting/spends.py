@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from privacy.events import (
-    Adjacency,
     DpEvent,
     JointSubsampledGaussian,
+    NoiseShares,
     PrivacyMode,
-    PrivacyUnit,
+    SiteGaussian,
     SubsampledGaussian,
+    check_guarantee,
 )
 from tacit.errors import InputError, LedgerError
 
@@ -25,7 +26,8 @@ from tacit.errors import InputError, LedgerError
 class Spend:
     """``steps`` compositions of one Poisson-subsampled Gaussian mechanism.
 
-    ``noise_multiplier`` is standard deviation over sensitivity; ``sample_rate`` is the Poisson sampling probability.
+    ``noise_multiplier`` is standard deviation over sensitivity; ``sample_rate`` is the Poisson sampling probability,
+    1.0 where nothing is sampled: the pair of two Gaussians, alike in both directions.
     """
 
     noise_multiplier: float
@@ -34,10 +36,10 @@ class Spend:
 
 
 #: How many noise shares of a sum an adversary does not know.
-UnknownShares = Callable[[JointSubsampledGaussian], int]
+UnknownShares = Callable[[NoiseShares], int]
 
 
-def against_colluding_sites(event: JointSubsampledGaussian) -> int:
+def against_colluding_sites(event: NoiseShares) -> int:
     """The fewest: the coordinator and c sites know all others."""
     return event.honest_survivors
 
@@ -49,20 +51,23 @@ def merge(events: Iterable[DpEvent], unknown_shares: UnknownShares = against_col
     composed in the accountants' caches.
 
     Args:
-        unknown_shares: of a joint event, the shares that count as noise; by default those that always do.
+        unknown_shares: of an event with noise in shares, those that count; by default those that always do.
 
     Raises:
-        LedgerError: an event no accountant here can interpret.
+        LedgerError: an event no accountant here can interpret, or events that protect different units.
     """
     steps: dict[tuple[float, float], int] = {}
+    first: DpEvent | None = None
     for event in events:
         _check(event)
+        first = first or event
+        check_same_unit(first, event)
         noise_multiplier = (
             event.noise_multiplier_of(unknown_shares(event))
-            if isinstance(event, JointSubsampledGaussian)
+            if isinstance(event, NoiseShares)
             else event.noise_multiplier
         )
-        pair = (noise_multiplier, event.sample_rate)
+        pair = (noise_multiplier, _sample_rate(event))
         steps[pair] = steps.pop(pair, 0) + event.steps
     return tuple(Spend(noise, rate, count) for (noise, rate), count in steps.items())
 
@@ -76,21 +81,47 @@ def check_delta(delta: float) -> None:
         )
 
 
-def _check(event: object) -> None:
-    if not isinstance(event, SubsampledGaussian | JointSubsampledGaussian):
+def check_same_unit(first: DpEvent, other: DpEvent) -> None:
+    """Raise unless both events are charged to the same unit, under the same neighbouring relation.
+
+    An epsilon for one record and an epsilon for one site bound different things: their composition bounds neither.
+
+    Raises:
+        LedgerError: they differ.
+    """
+    if (first.unit, first.adjacency) != (other.unit, other.adjacency):
+        raise LedgerError(
+            f"a charge to one {other.unit} ({other.adjacency}) cannot be added to charges to one {first.unit} "
+            f"({first.adjacency}); expected one unit for all that is composed",
+            hint="an account counts one unit: keep the dataset under agreements of the unit it began with",
+        )
+
+
+def _sample_rate(event: DpEvent) -> float:
+    return 1.0 if isinstance(event, SiteGaussian) else event.sample_rate
+
+
+_MODES: dict[type[object], PrivacyMode] = {
+    SubsampledGaussian: PrivacyMode.LOCAL,
+    JointSubsampledGaussian: PrivacyMode.JOINT,
+    SiteGaussian: PrivacyMode.SITE,
+}
+
+
+def _check(event: DpEvent) -> None:
+    mode = _MODES.get(type(event))
+    if mode is None:
         raise LedgerError(
             f"no accountant understands an event of type {type(event).__name__}",
-            hint="this version knows Poisson-subsampled Gaussian events only and never guesses a cost",
+            hint="this version knows Gaussian events only, sampled or in shares, and never guesses a cost",
         )
-    mode = PrivacyMode.JOINT if isinstance(event, JointSubsampledGaussian) else PrivacyMode.LOCAL
-    known = (
-        (event.mode, mode),
-        (event.unit, PrivacyUnit.RECORD),
-        (event.adjacency, Adjacency.ADD_REMOVE),
-    )
-    for received, expected in known:
-        if received is not expected:
-            raise LedgerError(
-                f"no accountant understands {type(expected).__name__} {received!r}; expected {expected.value!r}",
-                hint="the event was written by another version of this package; account for it with that one",
-            )
+    hint = "the event was written by another version of this package; account for it with that one"
+    if event.mode is not mode:
+        raise LedgerError(
+            f"no accountant understands mode {event.mode!r} of a {event.mechanism} event; expected '{mode}'",
+            hint=hint,
+        )
+    try:
+        check_guarantee(event.mode, event.unit, event.adjacency)
+    except InputError as error:
+        raise LedgerError(f"no accountant understands this event: {error.message}", hint=hint) from error

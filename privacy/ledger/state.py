@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from privacy.accounting.spends import check_same_unit
 from privacy.events import DpEvent
 from privacy.ledger.entries import (
     AgreementAccepted,
@@ -97,7 +98,7 @@ class RunAccount:
 
 @dataclass
 class DatasetAccount:
-    """Everything ever reserved on one dataset: committed, forfeited and open alike."""
+    """Everything ever reserved on one dataset, committed, forfeited and open alike: charges to one privacy unit."""
 
     tally: Tally = field(default_factory=Tally)
     runs: dict[str, RunAccount] = field(default_factory=dict)
@@ -160,7 +161,8 @@ class LedgerState:
 
         Raises:
             StepAlreadySpent: the step was reserved before.
-            LedgerError: the agreement is not in force, or the reservation named is not open.
+            LedgerError: the agreement is not in force, the reservation named is not open, or the dataset's account
+                counts another unit.
         """
         if isinstance(body, Reserve):
             if not self.in_force(body.agreement_digest):
@@ -174,6 +176,9 @@ class LedgerState:
                     f"{key} was reserved before (ledger entry {self._keys[key]})",
                     hint="a second noise draw is never made for one step; order a new step",
                 )
+            account = self._datasets.get(body.dataset)
+            if account is not None and account.last is not None:
+                check_same_unit(account.last.event, body.event)
         elif isinstance(body, Commit | Forfeit):
             if body.reservation not in self._open:
                 raise LedgerError(

@@ -28,6 +28,8 @@ class DatasetStatement(Strict):
     """One dataset's lifetime, at the newest reservation's ``delta`` and limit."""
 
     dataset: str
+    #: what the account counts: the epsilons bound what can be learned about one of these
+    unit: str
     delta: float
     epsilon: float | None
     epsilon_limit: float
@@ -92,6 +94,7 @@ def _dataset(ledger: Ledger, name: str, account: DatasetAccount) -> DatasetState
     spent = ledger.spent(name, last.delta)
     return DatasetStatement(
         dataset=name,
+        unit=last.event.unit.value,
         delta=last.delta,
         epsilon=_finite(spent),
         epsilon_limit=last.epsilon_lifetime,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from privacy.events import PrivacyMode
 from privacy.report.facts import ReportFacts, SiteStepFacts
 from privacy.report.figures import adjacency_text, delta_text, moment_text, scale_text, sentence
 from privacy.report.markup import Html, element
@@ -124,6 +125,7 @@ def parameters(facts: ReportFacts) -> Html:
                 element("h3", "Training at each site"),
                 definitions(
                     ("Mode, strategy", f"{used.mode.value}, {used.strategy}"),
+                    ("Privacy unit", facts.agreement.unit.value),
                     ("Steps a round", str(training.local_steps)),
                     ("Sample rate", f"{training.sample_rate:g}"),
                     ("Noise multiplier", f"{training.noise_multiplier:g}"),
@@ -167,7 +169,9 @@ def verification(facts: ReportFacts) -> Html:
     """What an auditor does next, offline."""
     training = facts.parameters.training
     steps = max(site.gradient_steps for site in facts.sites)
-    history = f"[({training.noise_multiplier!r}, {training.sample_rate!r}, {steps})]"
+    # a site's whole update is not sampled
+    sample_rate = 1.0 if facts.parameters.mode is PrivacyMode.SITE else training.sample_rate
+    history = f"[({training.noise_multiplier!r}, {sample_rate!r}, {steps})]"
     program = (
         "from opacus.accountants import PRVAccountant\n\n"
         "accountant = PRVAccountant()\n"

@@ -1,7 +1,7 @@
 """Everything a report says, as data. The page is a rendering of this and of nothing else; so is ``report.json``.
 
-The order of the fields is the order in the file. Epsilons are bounds for one record of one site, at the agreement's
-delta, unless the field says otherwise.
+The order of the fields is the order in the file. Epsilons are bounds for one privacy unit (a record of one site, or one
+site), at the agreement's delta, unless the field says otherwise.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class SiteFacts(Strict):
 
     site: Name
     steps: tuple[SiteStepFacts, ...]
-    #: noisy gradient steps that count as spent
+    #: noisy steps that count as spent: of gradients, or in mode site of whole updates
     gradient_steps: int
     #: orders that count as spent only because nobody knows
     orders_in_doubt: int
@@ -156,7 +156,7 @@ class SiteFacts(Strict):
 
 
 class SiteEpsilon(Strict):
-    """What an adversary learns about one record of one site; ``epsilon`` is None when nothing is claimed."""
+    """What an adversary learns about one unit at one site; ``epsilon`` is None when nothing is claimed."""
 
     site: Name
     epsilon: float | None

@@ -76,5 +76,5 @@ def sentence(told: str) -> str:
 
 
 def adjacency_text(adjacency: str) -> str:
-    """The neighbouring relation in words."""
-    return "added or removed" if adjacency == "add-remove" else adjacency
+    """The neighbouring relation in words: what is done to the one unit that differs."""
+    return {"add-remove": "added or removed", "zero-out": "its contribution replaced by zero"}.get(adjacency, adjacency)

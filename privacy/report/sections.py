@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from privacy.events import PrivacyUnit
 from privacy.report import charts
 from privacy.report.facts import ReportFacts, SiteFacts
 from privacy.report.figures import accuracy_text, adjacency_text, bytes_text, delta_text, epsilon_text
@@ -110,14 +111,17 @@ def adversaries(facts: ReportFacts) -> Html:
         )
         for adversary, text_ in zip(facts.adversaries, own, strict=True)
     ]
-    unit = facts.agreement.unit.value
+    unit, how = facts.agreement.unit, adjacency_text(facts.agreement.adjacency.value)
+    if unit is PrivacyUnit.SITE:
+        about, differ = "about one site", f"Neighbouring runs have the same cohort and differ in one site, {how}."
+    else:
+        about, differ = f"about one {unit} of one site", f"Neighbouring data sets differ in one {unit}, {how}."
     return section(
         "One epsilon for each adversary",
         element(
             "p",
-            f"How much an adversary can learn about one {unit} of one site from everything this run gave out: the "
-            f"largest ε over the sites. Neighbouring data sets differ in one {unit}, "
-            f"{adjacency_text(facts.agreement.adjacency.value)}.",
+            f"How much an adversary can learn {about} from everything this run gave out: the largest ε over the sites. "
+            f"{differ}",
         ),
         table("Worst case over the sites.", ("Adversary", "ε", "δ", "What it sees"), rows, wide=(3,), stack=True),
         element("p", element("strong", "What all of them rest on. "), shared) if shared else None,
@@ -183,15 +187,18 @@ def egress(facts: ReportFacts) -> Html:
 def _guarantee(facts: ReportFacts) -> Html:
     if facts.testing:
         return element("p", "A test of the machinery. It protects nobody.", class_="lede")
-    unit = facts.agreement.unit.value
+    unit = facts.agreement.unit
+    whether = f"Whether or not any one {unit} was in a site's data"
+    if unit is PrivacyUnit.SITE:
+        whether = "Whether any one site contributed what it learned or nothing at all"
     claimed = [adversary.epsilon for adversary in facts.adversaries if adversary.epsilon is not None]
     return element(
         "p",
-        f"Whether or not any one {unit} was in a site's data, whatever anybody makes of this run comes out almost "
-        "equally likely: within a factor of e",
+        f"{whether}, whatever anybody makes of this run comes out almost equally likely: within a factor of e",
         element("sup", "ε"),
         f" with ε = {epsilon_text(max(claimed, default=None))}, but for a probability of {delta_text(facts.delta)}. "
-        "No record left a site, and of the sites' updates only sums were opened.",
+        "No record left a site, and of the sites' updates only sums were opened."
+        + (" Nothing is claimed for single records beyond what hides their whole site." * (unit is PrivacyUnit.SITE)),
         class_="lede",
     )
 

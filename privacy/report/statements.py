@@ -36,10 +36,15 @@ _PROTECTION = {
         "Only the sum over enough sites can be opened, which carries the whole noise. One site's share alone would "
         "protect less: the claim rests on no more than the agreed number of sites colluding."
     ),
+    PrivacyMode.SITE: (
+        "Only the sum over enough sites can be opened, which carries the whole noise. It hides what a site contributed "
+        "from whoever sees no more than sums; a site's update itself was not noised for its records."
+    ),
 }
 _UPDATE = {
     PrivacyMode.LOCAL: "The noised adapter update",
     PrivacyMode.JOINT: "The clipped gradient sum of every step with a share of its noise",
+    PrivacyMode.SITE: "The adapter update, clipped as a whole, with a share of the sum's noise",
 }
 
 

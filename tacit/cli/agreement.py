@@ -62,6 +62,8 @@ Examples:
       --legal-basis "GDPR Art. 6(1)(f)" --residency EU
   tacit agreement new --out agreement.yaml --from draft.yaml
 
+To protect whole sites: --mode site --unit site --adjacency zero-out, together.
+
 The file is written without signatures: each partner adds its own with `tacit agreement sign`.
 """
 
@@ -112,10 +114,12 @@ def new(
     strategy: list[str] = typer.Option(["fedavg"], help="Allowed strategies; repeat."),
     mode: list[PrivacyMode] = typer.Option([PrivacyMode.LOCAL], help="Allowed privacy modes; repeat."),
     unit: PrivacyUnit = typer.Option(PrivacyUnit.RECORD, help="What the guarantee protects."),
-    adjacency: Adjacency = typer.Option(Adjacency.ADD_REMOVE, help="How neighbouring datasets differ."),
+    adjacency: Adjacency = typer.Option(
+        Adjacency.ADD_REMOVE, help="How neighbours differ; mode site goes with unit site and zero-out."
+    ),
     delta: float = typer.Option(1e-5, help="Delta; below 1 / public dataset size."),
-    epsilon_per_run: float = typer.Option(8.0, help="The most one run may cost a record."),
-    epsilon_lifetime: float = typer.Option(8.0, help="The most all runs together may ever cost a record."),
+    epsilon_per_run: float = typer.Option(8.0, help="The most one run may cost a record, or whatever the unit is."),
+    epsilon_lifetime: float = typer.Option(8.0, help="The most all runs together may ever cost it."),
     min_noise_multiplier: float = typer.Option(0.5, help="The least noise, in clip norms."),
     max_l2_clip_norm: float = typer.Option(1.0, help="The largest clip norm."),
     max_sample_rate: float = typer.Option(0.2, help="The largest chance of a record to enter a step."),

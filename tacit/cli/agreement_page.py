@@ -11,10 +11,17 @@ from rich.text import Text
 
 from privacy.agreement import Agreement, AgreementBundle
 from privacy.deidentify import profile_named
+from privacy.events import Adjacency, PrivacyUnit
 
 _MODES = {
     "local": "every site adds all the noise itself: it is protected even if all others collude",
     "joint": "sites share the noise of a sum that nobody can take apart while no more than the agreed number collude",
+    "site": "sites share the noise of a sum of whole updates, under the same condition; a record is protected only as "
+    "part of its site",
+}
+_CHANGE = {
+    Adjacency.ADD_REMOVE: "adding or removing one {unit}",
+    Adjacency.ZERO_OUT: "replacing by zero all that one {unit} contributes (that it takes part is no secret)",
 }
 _RELEASE = {
     "partners": "the partners, and nobody else",
@@ -34,7 +41,7 @@ def agreement_page(bundle: AgreementBundle, *, checked: str) -> RenderableType:
         ("Purpose", _purpose(agreement)),
         ("Who", _who(agreement)),
         ("What is learned", _task(agreement)),
-        ("How a record is protected", _privacy(agreement)),
+        (f"How a {agreement.privacy.unit.value} is protected", _privacy(agreement)),
         ("What the coordinator sees", _aggregation(agreement)),
         ("Data and results", _data(agreement)),
         ("Signatures", _signatures(bundle, checked)),
@@ -96,8 +103,8 @@ def _privacy(agreement: Agreement) -> Rows:
     terms = agreement.privacy
     yield (
         "guarantee",
-        f"adding or removing one {terms.unit.value} changes what anybody outside can observe by at most a factor "
-        f"e^epsilon, except with probability delta = {terms.delta:g}",
+        f"{_CHANGE[terms.adjacency].format(unit=terms.unit)} changes what anybody outside can observe by at most a "
+        f"factor e^epsilon, except with probability delta = {terms.delta:g}",
     )
     yield "epsilon, one run", f"at most {terms.epsilon_per_run:g}"
     yield "epsilon, ever", f"at most {terms.epsilon_lifetime:g}, over all runs on a site's data"
@@ -105,7 +112,8 @@ def _privacy(agreement: Agreement) -> Rows:
         yield f"mode {mode.value}", _MODES[mode.value]
     yield "noise", f"at least {terms.min_noise_multiplier:g} times the clip norm"
     yield "clip norm", f"at most {terms.max_l2_clip_norm:g}: the most one {terms.unit.value} can move a step"
-    yield "sampling", f"each step sees a {terms.unit.value} with probability at most {terms.max_sample_rate:g}"
+    sampled = "record" if terms.unit is PrivacyUnit.SITE else terms.unit.value
+    yield "sampling", f"each step sees a {sampled} with probability at most {terms.max_sample_rate:g}"
     yield "agreed size", f"{terms.public_dataset_size} records a site; the true sizes stay secret"
 
 

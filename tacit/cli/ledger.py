@@ -229,7 +229,7 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
     if not page.datasets:
         console.print("nothing has been spent")
     for dataset in page.datasets:
-        title = Text(f"dataset {dataset.dataset} (epsilon at delta {dataset.delta:g})")
+        title = Text(f"dataset {dataset.dataset} (epsilon for one {dataset.unit}, at delta {dataset.delta:g})")
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("run", no_wrap=True)
         for column in ("spent", "limit", "left", "steps", "done", "lost", "open"):

@@ -20,7 +20,8 @@ Examples:
   tacit privacy calibrate --epsilon 8 --delta 1e-5 --sample-rate 0.05 --steps 120
   tacit privacy calibrate --epsilon 3 --delta 1e-5 --sample-rate 0.1 --steps 50 --json
 
-Steps are those of the whole run: rounds times local steps.
+Steps are those of the whole run: rounds times local steps. In mode site a round is one step, and nothing is sampled:
+  tacit privacy calibrate --epsilon 8 --delta 1e-5 --sample-rate 1 --steps 20
 """
 
 _DECIMALS = 6

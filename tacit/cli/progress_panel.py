@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def draw(state: ProgressState, width: int, now_s: float) -> RenderableType:
     """Draw the whole view, at most ``width`` columns wide."""
     width = min(width, _MAX_WIDTH)
     parts: list[RenderableType] = [_overall(state, width, now_s), Text(), _sites(state, width)]
+    if state.epsilon_by_adversary:
+        parts.extend([Text(), Text(f"planned for one {state.unit}: {_planned(state, 'ε')}", style="dim")])
     if state.accuracies:
         parts.extend([Text(), _accuracy(state, width)])
     if state.messages:
@@ -80,6 +83,8 @@ def line_for(event: Mapping[str, Any], state: ProgressState) -> str:
         told = (
             f"run {state.run_name} ({state.run_id}): {state.rounds} rounds, {len(state.sites)} sites, "
             f"mode {state.mode}, budget epsilon {state.budget_epsilon:g} at delta {state.delta:g}"
+            + (f" for one {state.unit}" if state.unit else "")
+            + (f"; planned: {_planned(state, 'epsilon')}" if state.epsilon_by_adversary else "")
             + (" - TEST NOISE: NO PRIVACY" if state.testing else "")
         )
     elif kind == "sites-waiting":
@@ -144,6 +149,14 @@ def _title(state: ProgressState) -> Text:
         (f" {state.run_name} ", "bold"),
         (f"{state.mode} · {state.strategy} · budget ε {state.budget_epsilon:g}, δ {state.delta:g} ", "dim"),
     )
+
+
+def _planned(state: ProgressState, sign: str) -> str:
+    """``ε 1.021 against coordinator, 1.450 against coordinator+c sites, ...``, of the whole run; rounded up."""
+    told = ", ".join(
+        f"{math.ceil(value * 1000) / 1000:.3f} against {name}" for name, value in state.epsilon_by_adversary.items()
+    )
+    return f"{sign} {told}"
 
 
 def _overall(state: ProgressState, width: int, now_s: float) -> Text:

@@ -42,6 +42,10 @@ class ProgressState:
     run_id: str = ""
     run_name: str = ""
     mode: str = ""
+    #: what epsilons are for one of
+    unit: str = ""
+    #: planned for the whole run
+    epsilon_by_adversary: dict[str, float] = field(default_factory=dict)
     strategy: str = ""
     testing: bool = False
     budget_epsilon: float = 0.0
@@ -112,6 +116,9 @@ class ProgressState:
         self.run_id = str(event.get("run_id", ""))
         self.run_name = visible(str(event.get("run_name", "")))
         self.mode = str(event.get("mode", ""))
+        self.unit = visible(str(event.get("unit", "")))
+        planned = event.get("epsilon_by_adversary", {})
+        self.epsilon_by_adversary = {visible(str(name)): float(value) for name, value in planned.items()}
         self.strategy = str(event.get("strategy", ""))
         self.testing = bool(event.get("testing", False))
         self.budget_epsilon = float(budget.get("epsilon", 0.0))

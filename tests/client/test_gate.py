@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import client.gate
 from client.gate import CHECKED_ELSEWHERE, MAX_DEADLINE_S, MIN_DEADLINE_S, RULES, Gate
 from privacy.agreement import VerifiedAgreement
+from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
 from privacy.order import Order
 from privacy.policy import SitePolicy
 from privacy.terms import Agreement
@@ -446,6 +447,89 @@ def test_joint_sums_are_not_weighted() -> None:
     assert "mode joint, which has none" in refusal(gate(terms=terms, policy={"weight": 5}), asked).message
 
 
+SITE_TERMS = {"privacy.modes": ["site"], "privacy.unit": "site", "privacy.adjacency": "zero-out"}
+
+
+def site_order(terms: dict[str, Any] = SITE_TERMS, **changes: Any) -> Order:
+    """An order of mode site under the terms above: its 10 steps leave as one vector."""
+    digest = Agreement.model_validate(changed(TERMS, terms)).digest()
+    fields = {"mode": "site", "unit": "site", "adjacency": "zero-out", "agreement_digest": digest}
+    return order(**(fields | {"secagg__value_bound": 30.0, "secagg__scale": 8192.0} | changes))
+
+
+def test_an_order_of_mode_site_is_accepted_where_mode_and_unit_are_agreed() -> None:
+    gate(terms=SITE_TERMS).check(site_order(), now=NOW)
+    for terms in ({}, JOINT_TERMS):
+        digest = Agreement.model_validate(changed(TERMS, terms)).digest()
+        refused = refusal(gate(terms=terms), site_order(agreement_digest=digest))
+        assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
+        assert "mode 'site' was ordered" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"mode": "local"}, RefusalReason.PRIVACY_PARAMETERS, "mode 'local' was ordered"),
+        ({"mode": "joint", "secagg__steps": 10}, RefusalReason.PRIVACY_PARAMETERS, "mode 'joint' was ordered"),
+        ({"unit": "record"}, RefusalReason.PRIVACY_PARAMETERS, "unit 'record' was ordered"),
+        ({"adjacency": "add-remove"}, RefusalReason.PRIVACY_PARAMETERS, "adjacency 'add-remove' was ordered"),
+        ({"training__noise_multiplier": 0.7}, RefusalReason.PRIVACY_PARAMETERS, "noise_multiplier 0.7"),
+        ({"training__noise_multiplier": 0.9}, RefusalReason.POLICY, "noise_multiplier 0.9"),
+        ({"training__l2_clip_norm": 1.5}, RefusalReason.PRIVACY_PARAMETERS, "l2_clip_norm 1.5"),
+        ({"secagg__threshold": 3}, RefusalReason.THRESHOLD, "leaves 1 honest sites in a sum"),
+        ({"secagg__steps": 10}, RefusalReason.ORDER_MALFORMED, "mode site, which has 1 in a round"),
+        ({"secagg__value_bound": 5.0}, RefusalReason.ORDER_MALFORMED, "leaves no room beside noise shares"),
+        (
+            {"secagg__scale": 8.0, "adapter_length": 1, "secagg__value_bound": 100.0},
+            RefusalReason.ORDER_MALFORMED,
+            "units of the grid; expected at least 8",
+        ),
+    ],
+)
+def test_an_order_of_mode_site_that_would_not_hide_a_site_is_refused(
+    changes: dict[str, Any], reason: RefusalReason, words: str
+) -> None:
+    refused = refusal(gate(terms=SITE_TERMS), site_order(**changes))
+    assert (refused.reason, words in refused.message) == (reason, True), refused.message
+
+
+def test_sums_of_mode_site_are_not_weighted() -> None:
+    terms = SITE_TERMS | {"secure_aggregation.weights": {"cap": 10, "bin": 5}}
+    asked = site_order(terms, secagg__weights={"cap": 10, "bin": 5})
+    assert "mode site, which has none" in refusal(gate(terms=terms, policy={"weight": 5}), asked).message
+
+
+@pytest.mark.parametrize(
+    ("mode", "unit", "adjacency"),
+    [
+        ("site", "record", "add-remove"),
+        ("site", "record", "zero-out"),
+        ("site", "site", "add-remove"),
+        ("local", "site", "zero-out"),
+        ("joint", "site", "zero-out"),
+        ("local", "record", "zero-out"),
+    ],
+)
+def test_a_mode_that_does_not_protect_the_unit_is_refused_even_where_it_was_agreed(
+    mode: str, unit: str, adjacency: str
+) -> None:
+    """No agreement that is read from a file can say so; this one was not read."""
+    with pytest.raises(ValidationError, match="it goes with"):
+        Agreement.model_validate(
+            changed(TERMS, {"privacy.modes": [mode], "privacy.unit": unit, "privacy.adjacency": adjacency})
+        )
+    terms = AGREEMENT.privacy.model_copy(
+        update={"modes": (PrivacyMode(mode),), "unit": PrivacyUnit(unit), "adjacency": Adjacency(adjacency)}
+    )
+    agreement = AGREEMENT.model_copy(update={"privacy": terms})
+    verified = VerifiedAgreement(agreement=agreement, digest=agreement.digest(), approved_by=PARTNERS)
+    opened = Gate(verified, SitePolicy.model_validate(POLICY), SITE)
+    asked = order(mode=mode, unit=unit, adjacency=adjacency, agreement_digest=agreement.digest())
+    refused = refusal(opened, asked)
+    assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
+    assert "it goes with" in refused.message
+
+
 @pytest.mark.parametrize(
     ("testing", "allow_testing", "accepted"),
     [(False, False, False), (True, False, False), (False, True, False), (True, True, True)],
@@ -493,7 +577,7 @@ def test_as_many_signatures_as_required_are_enough() -> None:
 
 def test_every_rule_is_broken_by_a_test_above() -> None:
     tested = {rule for *_, rule in BROKEN_ORDERS} | {rule for *_, rule in CLOSED_GATES}
-    tested |= {"_agreement_is_valid_now", "_guarantee_is_the_agreed_one", "_joint_noise_fits_the_grid"}
+    tested |= {"_agreement_is_valid_now", "_guarantee_is_the_agreed_one", "_noise_shares_fit_the_grid"}
     assert {rule.__name__ for rule in RULES} == tested
 
 

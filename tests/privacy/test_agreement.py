@@ -575,6 +575,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         (("strategies",), [], "strategies"),
         (("privacy", "modes"), ["central"], "modes"),
         (("privacy", "modes"), [], "modes"),
+        (("privacy", "modes"), ["local", "site"], "mode 'site' was named with unit 'record'"),
+        (("privacy", "unit"), "site", "mode 'local' was named with unit 'site'"),
+        (("privacy", "adjacency"), "zero-out", "mode 'local' was named"),
         (("privacy", "unit"), "user", "unit"),
         (("privacy", "adjacency"), "replace-one", "adjacency"),
         (("privacy", "delta"), 0.0, "delta"),
@@ -614,6 +617,15 @@ def test_terms_that_make_no_sense_are_refused(demo: Consortium, path: tuple[Any,
     terms = demo.terms()
     put(terms, path, value)
     with refused(match):
+        draft(terms)
+
+
+def test_a_delta_that_one_of_the_sites_may_fall_under_is_refused(demo: Consortium) -> None:
+    terms = demo.terms()
+    terms["privacy"] |= {"modes": ["site"], "unit": "site", "adjacency": "zero-out", "public_dataset_size": 1}
+    draft(terms)
+    terms["privacy"]["delta"] = 0.34
+    with refused("below 1/3 where the unit is a site"):
         draft(terms)
 
 

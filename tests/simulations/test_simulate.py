@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import optimize, stats
 
 from client.data import load_records
 from models.classifier import build_classifier
 from privacy.accounting import epsilon
-from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
-from privacy.ledger import Ledger
+from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SiteGaussian, SubsampledGaussian
+from privacy.ledger import Budget, Ledger, StepKey
 from privacy.order import LoraSpec, WeightSpec
 from privacy.randomness import SeededRandomSource, standard_normal, uniform
 from server.checkpoint import latest_checkpoint
@@ -182,6 +184,131 @@ def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) 
             velocity = recipe.momentum * velocity + total / batch
             weights = weights - recipe.learning_rate * velocity
     return weights.astype(np.float32)
+
+
+def test_a_run_of_mode_site_sums_clipped_updates_and_shared_noise(tmp_path: Path, small_plan: Plan) -> None:
+    """Held against a naive trainer that holds all sites' records; at this rate every update is clipped."""
+    plan = replace(
+        small_plan(sites=4, rounds=2, noise_seed=9, local_steps=3, momentum=0.5, l2_clip_norm=0.05),
+        mode=PrivacyMode.SITE,
+    )
+    run_folder, events = simulated(tmp_path, plan)
+    assert events[-1]["status"] == "completed", events[-1]
+    found = latest_checkpoint(run_folder / "checkpoints")
+    assert found is not None
+    facts = json.loads((run_folder / "run.json").read_bytes())
+    expected, norms = averaged_by_hand(plan, facts, found.vector.size)
+    assert np.abs(found.vector - expected).max() < 1e-5
+    assert np.abs(expected).max() > 1e-2
+    assert min(norms) > 0.05
+
+
+def averaged_by_hand(plan: ConsortiumPlan, facts: dict[str, Any], length: int) -> tuple[np.ndarray, list[float]]:
+    """Each site's steps one gradient at a time, its whole update clipped, one site's noise share each, and the mean;
+    and the norms of the updates before they were clipped."""
+    recipe, secagg = plan.recipe, facts["secagg"]
+    lora = LoraSpec(rank=recipe.lora_rank, alpha=recipe.lora_alpha, targets=("query", "value"))
+    model = build_classifier(Path(plan.base_model), lora, plan.labels, recipe.max_tokens)
+    honest = secagg["threshold"] - 1
+    share = recipe.noise_multiplier * (recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]) / np.sqrt(honest)
+    weights = model.initial_vector().astype(np.float64)
+    norms = []
+    for round_number in range(1, recipe.rounds + 1):
+        total = np.zeros(length)
+        start = weights.astype(np.float32).astype(np.float64)
+        for site, path in plan.sites.items():
+            data = load_records(path, "text", "label", plan.labels, profile="standard-v1")
+            records = model.tokenise(data.texts, data.labels)
+            source = SeededRandomSource(plan.noise_seed or 0, f"{site}/{round_number}/{round_number}/noise")
+            local, velocity = start.copy(), np.zeros(length)
+            for _ in range(recipe.local_steps):
+                model.set_vector(local.astype(np.float32))
+                gradient = np.zeros(length)
+                for index in np.flatnonzero(uniform(source, len(records)) < recipe.sample_rate):
+                    losses = model.per_example_loss(records.batch(np.array([index])))
+                    parts = torch.autograd.grad(losses[0], list(model.parameters.values()))
+                    gradient += np.concatenate([each.numpy().ravel() for each in parts]).astype(np.float64)
+                batch = recipe.sample_rate * recipe.public_dataset_size
+                velocity = recipe.momentum * velocity + gradient / batch
+                local = local - recipe.learning_rate * velocity
+            delta = local - start
+            norms.append(float(np.linalg.norm(delta)))
+            total += delta * min(1.0, recipe.l2_clip_norm / norms[-1]) + share * standard_normal(source, length)
+        weights = start + total / len(plan.sites)
+    return weights.astype(np.float32), norms
+
+
+def test_a_run_of_mode_site_is_charged_and_reported_for_one_site(tmp_path: Path, small_plan: Plan) -> None:
+    plan = replace(small_plan(sites=3, rounds=2, noise_multiplier=2.0, local_steps=3), mode=PrivacyMode.SITE)
+    run_folder, events = simulated(tmp_path, plan)
+    assert events[-1]["status"] == "completed", events[-1]
+    # mu of two rounds is sqrt(2) / 2; three survivors of whom one may collude: two, and all three, shares unknown
+    charged, at_best = (
+        gaussian_epsilon(math.sqrt(2) / 2, 1e-4),
+        gaussian_epsilon(math.sqrt(2) / 2 * (2 / 3) ** 0.5, 1e-4),
+    )
+    submitted = events[0]
+    assert (submitted["mode"], submitted["unit"]) == ("site", "site")
+    planned = submitted["epsilon_by_adversary"]
+    assert planned["coordinator+c sites"] == planned["site"] == pytest.approx(charged, rel=0.01)
+    assert planned["coordinator"] == planned["public"] == pytest.approx(at_best, rel=0.01)
+    report = json.loads((run_folder / "out" / "report.json").read_bytes())
+    assert report["findings"] == []
+    assert (report["agreement"]["unit"], report["agreement"]["adjacency"]) == ("site", "zero-out")
+    found = {fact["adversary"]: fact["epsilon"] for fact in report["adversaries"]}
+    assert found == pytest.approx(planned)
+    assert report["second_opinion"]["agrees"]
+    assert [site["gradient_steps"] for site in report["sites"]] == [2, 2, 2]
+    page = (run_folder / "out" / "report.html").read_text()
+    assert "Whether any one site contributed what it learned or nothing at all" in page
+    for site in plan.sites:
+        with Ledger.open_readonly(tmp_path / "sim" / "sites" / site / "ledger.sqlite") as ledger:
+            reserved = [entry.body for entry in ledger.entries() if entry.body.kind == "reserve"]
+            assert ledger.spent("main", 1e-4) == pytest.approx(charged, rel=0.01)
+        assert [type(body.event) for body in reserved] == [SiteGaussian] * 2
+        for body in reserved:
+            event = body.event
+            assert (event.unit, event.adjacency, event.steps) == (PrivacyUnit.SITE, Adjacency.ZERO_OUT, 1)
+            assert (event.threshold, event.collusion_bound, event.noise_multiplier) == (3, 1, 2.0)
+            assert event.grid.dimension == latest_checkpoint(run_folder / "checkpoints").vector.size  # type: ignore[union-attr]
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Balle and Wang 2018, theorem 8, solved for epsilon."""
+
+    def excess(eps: float) -> float:
+        tail = math.exp(eps + stats.norm.logcdf(-mu / 2 - eps / mu))
+        return float(stats.norm.cdf(mu / 2 - eps / mu) - tail - delta)
+
+    return float(optimize.brentq(excess, 0.0, 100.0))
+
+
+def test_a_dataset_whose_records_are_counted_takes_no_charge_to_a_site(tmp_path: Path, small_plan: Plan) -> None:
+    """The refusal comes before training, and what the records have lost stays what it was."""
+    plan = replace(small_plan(sites=3, rounds=1, noise_multiplier=2.0), mode=PrivacyMode.SITE)
+    event = SubsampledGaussian(
+        mode=PrivacyMode.LOCAL,
+        unit=PrivacyUnit.RECORD,
+        adjacency=Adjacency.ADD_REMOVE,
+        noise_multiplier=1.0,
+        sample_rate=0.2,
+        steps=4,
+    )
+    made = make_consortium(tmp_path / "made", plan)
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        ledger = consortium.agents["beta"]._ledger
+        digest = next(iter(ledger.state.agreements()))[0].agreement_digest
+        ledger.reserve(StepKey("f" * 16, 1, 1), "main", digest, event, Budget(9.0, 9.0, 1e-4), noise_secret=True)
+        before = ledger.spent("main", 1e-4)
+        run_id = consortium.submit()
+        with pytest.raises(StepBurnt):
+            consortium.run(run_id)
+        events = consortium.coordinator.events(run_id)
+        receipts = [each["receipt"] for each in events if "receipt" in each and each["site"] == "beta"]
+        assert ledger.spent("main", 1e-4) == before
+    assert {(each["outcome"]["status"], each["outcome"]["reason"]) for each in receipts} == {("refused", "ledger")}
+    assert "cannot be added to charges to one record" in receipts[0]["outcome"]["message"]
+    assert not [each for each in events if each.get("phase") == "training" and each["site"] == "beta"]
 
 
 def test_a_site_that_declares_no_weight_refuses_weighted_sums(tmp_path: Path, small_plan: Plan) -> None:

@@ -404,6 +404,22 @@ def test_verify_ends_with_the_codes_of_the_error_tree(tacit: Tacit, capsys: pyte
     assert main(["agreement", "new", "--out", "agreement.yaml"]) == 2
 
 
+def test_an_agreement_for_whole_sites_says_so_to_its_signers(tacit: Tacit) -> None:
+    page = unwrapped(tacit.new(mode="site", unit="site", adjacency="zero-out"))
+    for told in (
+        "How a site is protected",
+        "replacing by zero all that one site contributes (that it takes part is no secret)",
+        "a record is protected only as part of its site",
+        "the most one site can move a step",
+        "each step sees a record with probability",
+    ):
+        assert told in page
+    for changes in ({"mode": "site"}, {"unit": "site"}, {"mode": ["site", "local"], "unit": "site"}):
+        result = tacit.runner.invoke(app, [str(each) for each in tacit.new_arguments("other.yaml", **changes)])
+        assert result.exception is not None
+    assert not Path("other.yaml").exists()
+
+
 # --- show --------------------------------------------------------------------------------------------------------
 
 

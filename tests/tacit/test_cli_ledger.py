@@ -69,7 +69,7 @@ def test_show_as_a_table(tacit_ledger: Shell, site: Path) -> None:
     assert tacit_ledger("show alpha") == 0
     assert "6 entries" in tacit_ledger.out
     assert "intents [bold]together[/bold] (in force)" in tacit_ledger.out
-    assert "dataset messages (epsilon at delta 1e-05)" in tacit_ledger.out
+    assert "dataset messages (epsilon for one record, at delta 1e-05)" in tacit_ledger.out
     rows = [line.replace("│", " ").split() for line in tacit_ledger.out.splitlines()]
     assert [RUN, f"{SPENT:.3f}", "8.000", f"{8 - SPENT:.3f}", "3", "2", "0", "1"] in rows
     assert ["lifetime", f"{SPENT:.3f}", "20.000", f"{20 - SPENT:.3f}", "3", "2", "0", "1"] in rows

@@ -96,6 +96,21 @@ def test_a_run_from_submission_to_end() -> None:
     assert state.status == "completed"
 
 
+def test_what_the_epsilons_are_for_is_shown_with_one_for_each_adversary() -> None:
+    planned = {"coordinator": 1.02, "coordinator+c sites": 1.2341, "site": 1.1, "public": 1.02}
+    told = submitted(mode="site", unit="site", epsilon_by_adversary=planned)
+    state = state_after(told)
+    assert (state.mode, state.unit, state.epsilon_by_adversary) == ("site", "site", planned)
+    line = line_for(told, state)
+    assert "mode site, budget epsilon 8 at delta 1e-05 for one site; planned: epsilon 1.020 against coordinator" in line
+    # an upper bound is rounded up
+    assert "1.235 against coordinator+c sites" in line
+    page = shown(state, 110)
+    assert "planned for one site: ε 1.020 against coordinator, 1.235 against coordinator+c sites" in page
+    earlier = state_after(submitted())
+    assert "planned" not in line_for(submitted(), earlier) + shown(earlier, 110)
+
+
 def test_the_rest_is_foretold_from_the_latest_rounds() -> None:
     state = state_after(submitted(rounds=12))
     assert state.remaining_s() is None

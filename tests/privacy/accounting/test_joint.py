@@ -27,7 +27,7 @@ from privacy.events import (
     PrivacyUnit,
     SubsampledGaussian,
 )
-from privacy.joint import JointGrid
+from privacy.noise_shares import ShareGrid
 from privacy.order import Order
 from tacit.errors import InputError, LedgerError
 from tests.privacy.test_order import ORDER
@@ -116,7 +116,7 @@ def test_more_colluding_sites_than_the_shares_were_made_for_get_no_bound():
 def test_what_is_composed_is_what_the_sites_add():
     """The engine's share, times the root of how many are unknown, over the sensitivity: the event's figures."""
     order = JOINT_ORDER
-    engine = JointGrid.of(order, collusion_bound=2)
+    engine = ShareGrid.of(order, collusion_bound=2)
     event = order.event(collusion_bound=2)
     assert event.grid is not None
     share_units = engine.share_stddev(order.training) * order.secagg.scale
@@ -160,7 +160,7 @@ def test_the_grid_is_a_note():
         ({"grid": {"l2_clip_norm": 1.0, "scale": 4.0, "dimension": 10}}, "lost in rounding"),
         ({"threshold": None}, "threshold"),
         ({"grid": {"l2_clip_norm": 1.0, "scale": 2.0**20}}, "dimension"),
-        ({"mode": "site"}, "mode"),
+        ({"mode": "central"}, "mode"),
         ({"participation_rate": 0.5}, "Extra inputs"),
     ],
 )

@@ -19,6 +19,7 @@ from privacy.events import (
     JointSubsampledGaussian,
     PrivacyMode,
     PrivacyUnit,
+    SiteGaussian,
     SubsampledGaussian,
 )
 
@@ -236,6 +237,40 @@ class JointRunWriter(RunWriter):
 def write_joint_run(folder: Path) -> JointRunWriter:
     """A run in mode ``joint`` in which everything goes well."""
     run = JointRunWriter(folder)
+    run.submit()
+    run.evaluated(0, 0.26)
+    for number in range(1, 4):
+        run.round(number, number, 0.92 - 0.6 * 0.7**number)
+    run.finished()
+    return run
+
+
+class SiteRunWriter(RunWriter):
+    """A run in mode ``site``: all three sites must survive, one may collude."""
+
+    def __init__(self, folder: Path) -> None:
+        terms = agreement_terms()["privacy"] | {"modes": ["site"], "unit": "site", "adjacency": "zero-out"}
+        super().__init__(folder, rounds=3, privacy=terms)
+        self.facts["mode"] = "site"
+        self.facts["secagg"]["threshold"] = 3
+        self.facts["epsilon_per_round"] = [self.epsilon(done) for done in (1, 2, 3)]
+
+    def epsilon(self, steps_charged: int) -> float:
+        event = SiteGaussian(
+            mode=PrivacyMode.SITE,
+            unit=PrivacyUnit.SITE,
+            adjacency=Adjacency.ZERO_OUT,
+            noise_multiplier=EVENT.noise_multiplier,
+            steps=1,
+            threshold=3,
+            collusion_bound=1,
+        )
+        return epsilon((event,) * steps_charged, DELTA)
+
+
+def write_site_run(folder: Path) -> SiteRunWriter:
+    """A run in mode ``site`` in which everything goes well."""
+    run = SiteRunWriter(folder)
     run.submit()
     run.evaluated(0, 0.26)
     for number in range(1, 4):

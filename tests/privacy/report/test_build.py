@@ -13,8 +13,9 @@ from privacy.accounting import epsilon
 from privacy.events import SubsampledGaussian
 from privacy.report.build import facts_from_run
 from privacy.report.facts import ReportFacts
+from privacy.report.html import render
 from tacit.errors import AgreementError, InputError
-from tests.privacy.report.conftest import write_joint_run
+from tests.privacy.report.conftest import write_joint_run, write_site_run
 
 
 def texts(facts: ReportFacts, severity: str) -> list[str]:
@@ -45,6 +46,31 @@ def test_a_run_in_mode_joint_names_a_bound_for_each_adversary(tmp_path: Path) ->
     # a partner knows one share of three and is left with two: as much as the coordinator with that partner
     assert found["site"] == found["coordinator+c sites"] > found["coordinator"] == found["public"]
     assert all("secure aggregation" in fact.assumptions for fact in facts.adversaries if fact.adversary != "public")
+
+
+def test_a_run_in_mode_site_claims_for_a_site_and_says_so(tmp_path: Path) -> None:
+    """One sum a round at each site, whatever its four steps drew, and every word is of a site."""
+    written = write_site_run(tmp_path / "run")
+    facts = facts_from_run(written.write())
+    assert facts.findings == ()
+    assert (facts.parameters.mode.value, facts.agreement.unit.value) == ("site", "site")
+    assert [site.gradient_steps for site in facts.sites] == [3, 3, 3]
+    found = {fact.adversary: fact.epsilon for fact in facts.adversaries}
+    assert found["coordinator+c sites"] == pytest.approx(written.epsilon(3))
+    assert found["site"] == found["coordinator+c sites"] > found["coordinator"] == found["public"]
+    assert all("In mode site" in fact.assumptions for fact in facts.adversaries)
+    assert facts.second_opinion is not None
+    assert facts.second_opinion.agrees
+    masked = next(item for item in facts.egress if item.kind == "Masked update")
+    assert "clipped as a whole" in masked.content
+    assert "was not noised for its records" in masked.protection
+    page = str(render(facts))
+    assert "Whether any one site contributed what it learned or nothing at all" in page
+    assert "Nothing is claimed for single records" in page
+    assert "Neighbouring runs have the same cohort and differ in one site, its contribution replaced by zero." in page
+    assert "one record" not in page
+    # the auditor's own recomputation: nothing was sampled
+    assert "[(1.1, 1.0, 3)]" in page
 
 
 def test_a_run_without_incident(plain_run: Any) -> None:
