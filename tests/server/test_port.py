@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from certs.authority import ConsortiumAuthority
 from certs.credentials import channel_credentials, server_credentials
 from client.wire import tacit_pb2 as pb
 from client.wire import tacit_pb2_grpc as rpc
+from privacy.order import Order
 from server.services import GatewayService
 from server.steps import StepRegistry
 from server.tunnel import FleetTunnel
@@ -39,9 +40,9 @@ def tunnel() -> Iterator[LostSites]:
 
 
 @pytest.fixture
-def port(partners: Any, tunnel: LostSites) -> Iterator[int]:
+def port(partners: Any, registry: StepRegistry, tunnel: LostSites) -> Iterator[int]:
     """A gateway's public service for the sites alpha and beta only."""
-    service = GatewayService(StepRegistry(partners.roster, 1), tunnel, "tests", {"alpha", "beta"})
+    service = GatewayService(registry, tunnel, "tests", {"alpha", "beta"})
     server = grpc.server(futures.ThreadPoolExecutor(4))
     rpc.add_GatewayServicer_to_server(service, server)
     bound = server.add_secure_port("127.0.0.1:0", server_credentials(partners.folder / "hub"))
@@ -85,17 +86,21 @@ def test_a_site_that_is_no_partner_and_the_coordinator_itself_are_turned_away(po
         assert refused(port, channel_credentials(partners.folder / name)) is grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_a_site_whose_connection_breaks_is_told_to_the_tunnel(port: int, partners: Any, tunnel: LostSites) -> None:
-    never: queue.SimpleQueue[pb.Frame] = queue.SimpleQueue()
+def test_a_site_whose_connection_breaks_is_told_to_the_tunnel(
+    port: int, partners: Any, registry: StepRegistry, make_order: Callable[..., Order], tunnel: LostSites
+) -> None:
+    order = make_order()
+    epoch = registry.open(order, join_deadline_s=60.0, on_event=lambda kind, fields: None)
+    frames: queue.SimpleQueue[pb.Frame] = queue.SimpleQueue()
+    frames.put(pb.Frame(hello=pb.Hello(run_id=order.run_id, step=order.step)))
     channel = grpc.secure_channel(f"localhost:{port}", channel_credentials(partners.folder / "alpha"))
-    stub = rpc.GatewayStub(channel)
-    call = stub.Aggregate(iter(never.get, None))
-    # the gateway has seen the session once it answers another call of the same connection
-    assert stub.Fleet(pb.FleetCall(path="/v1/fleet/pull-messages"), timeout=5.0).status == 401
+    call = rpc.GatewayStub(channel).Aggregate(iter(frames.get, None))
+    next(call)  # the gateway has seated the site
     assert tunnel.lost_sites.empty()
     channel.close()
     assert tunnel.lost_sites.get(timeout=10.0) == "alpha"
     assert call.code() is grpc.StatusCode.CANCELLED
+    epoch.abort("the test is over")
 
 
 def test_a_site_that_calls_too_often_is_held_off_and_others_are_not(port: int, partners: Any) -> None:
