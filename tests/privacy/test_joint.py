@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.joint import MIN_SHARE_UNITS, NOISE_REACH, HeavyBall, JointGrid, joint_contribution, joint_gradient
+from privacy.joint import MIN_SHARE_UNITS, NOISE_REACH, JointGrid, joint_contribution, joint_gradient
 from privacy.order import Order, TrainingSpec
 from privacy.randomness import SeededRandomSource
 from privacy.secagg.encoding import encode
@@ -147,20 +147,6 @@ def test_aliasing_of_the_smallest_shares_is_beyond_any_delta() -> None:
         assert max(gaps) > 0
         smallest = mpmath.exp(-(mpmath.pi**2) * mpmath.mpf(MIN_SHARE_UNITS) ** 2) * 10
         assert smallest < mpmath.mpf(10) ** -270
-
-
-def test_everybody_takes_the_same_steps() -> None:
-    start = np.linspace(-1, 1, 9).astype(np.float32)
-    gradients = np.random.default_rng(1).normal(0, 1, (4, 9))
-    sites = [HeavyBall(start, learning_rate=0.1, momentum=0.9) for _ in range(3)]
-    weights, velocity = start.astype(float), np.zeros(9)
-    for gradient in gradients:
-        velocity = 0.9 * velocity + gradient
-        weights = weights - 0.1 * velocity
-        for site in sites:
-            site.step(gradient)
-    for site in sites:
-        assert np.array_equal(site.vector, weights.astype(np.float32))
 
 
 def test_the_gradient_is_the_sum_over_the_agreed_batch_of_the_survivors(make_joint_order: object) -> None:
