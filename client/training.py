@@ -13,9 +13,9 @@ from privacy.dpsgd import DpSgdPlan, HookedGradients, LoraGradients, check_indep
 from privacy.optimisers import LearningRates, first_step_of, optimiser_of
 from privacy.order import Order
 from privacy.randomness import RandomSource
-from tacit.errors import TrainingError
+from tacit.errors import Refusal, RefusalReason, TrainingError
 
-__all__ = ["TokenisedData", "check_model", "open_engine", "train_round"]
+__all__ = ["TokenisedData", "check_layers", "check_model", "open_engine", "train_round"]
 
 #: what computes per-example gradients
 Engine = type[LoraGradients] | type[HookedGradients]
@@ -76,6 +76,18 @@ def train_round(
             model.set_vector(optimiser.vector)
             on_step(step + 1, plan.steps)
     return optimiser.moved.astype(np.float32)
+
+
+def check_layers(model: AdapterModel, order: Order) -> None:
+    """Refuse layer weights that fit no layer of the model: before anything is reserved for training that cannot be.
+
+    Raises:
+        Refusal: a weight is for no layer of the adapter, or a layer has two.
+    """
+    try:
+        DpSgdPlan.from_spec(order.training).groups(model.layout.names)
+    except TrainingError as error:
+        raise Refusal(RefusalReason.ORDER_MALFORMED, error.message, hint=error.hint) from error
 
 
 def open_engine(model: AdapterModel, engine: Engine = LoraGradients) -> LoraGradients | HookedGradients:
