@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from client.data import load_records
@@ -18,7 +19,10 @@ from privacy.events import PrivacyMode
 from privacy.order import LoraSpec
 from privacy.randomness import SeededRandomSource, standard_normal, uniform
 from server.checkpoint import latest_checkpoint
-from simulations.local_consortium import ConsortiumPlan
+from server.run_spec import load_run_spec
+from simulations.local_consortium import ConsortiumPlan, make_consortium
+from simulations.simulate import prepare
+from tacit.errors import TrainingError
 from tests.privacy.test_optimisers import naive_adam
 from tests.simulations.test_simulate import simulated
 
@@ -137,3 +141,15 @@ class Adam:
 
     beta1, beta2 = ADAM["beta1"], ADAM["beta2"]
     variance_floor, weight_decay = ADAM["variance_floor"], ADAM["weight_decay"]
+
+
+def test_layer_weights_that_fit_no_layer_end_the_run_before_any_site_is_asked(
+    tmp_path: Path, small_plan: Callable[..., ConsortiumPlan]
+) -> None:
+    options = {"clipping": "per-layer", "layer_weights": [{"layer": "clasifier", "weight": 5.0}]}
+    made = make_consortium(tmp_path / "made", small_plan(rounds=1, options=options))
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        run_id = consortium.submit()
+        with pytest.raises(TrainingError, match="clasifier fit no trainable layer"):
+            consortium.run(run_id)
+        assert not [event for event in consortium.coordinator.events(run_id) if event["event"] == "round-started"]
