@@ -22,7 +22,7 @@ from client.joint_training import JointTraining
 from client.ledger_check import check_ledger, consistency
 from client.site_training import site_update
 from client.step_journal import FileStepJournal
-from client.training import train_round
+from client.training import check_layers, train_round
 from client.workbench import Workbench
 from models.layout import state_digest
 from privacy.agreement import VerifiedAgreement
@@ -182,13 +182,15 @@ class SiteAgent:
                 f"the order is for base model {order.base_model_digest}, this site holds {held}",
             )
         self._check_budget(order)
-        layout = self._workbench.fit(order)[0].layout
+        model = self._workbench.fit(order)[0]
+        layout = model.layout
         if (order.adapter_layout_digest, order.adapter_length) != (layout.digest(), layout.length):
             raise Refusal(
                 RefusalReason.MODEL_MISMATCH,
                 f"the order's adapter has {order.adapter_length} values in layout {order.adapter_layout_digest}, "
                 f"this site's has {layout.length} in {layout.digest()}",
             )
+        check_layers(model, order)
         if len(vector_bytes) != 4 * layout.length:
             raise Refusal(
                 RefusalReason.STATE_MISMATCH,

@@ -40,7 +40,12 @@ CHECKED_ELSEWHERE: Final = {
     "lora.alpha": "a constant factor inside the model; the clip norm bounds its effect",
     "training.local_steps": "the ledger composes all steps before the first",
     "training.learning_rate": "scales what is already private",
+    "training.schedule": "scales what is already private",
+    "training.warmup_steps": "scales what is already private",
     "training.momentum": "combines what is already private",
+    "training.adam": "combines what is already private",
+    "training.clipping": "the whole gradient's clip norm stays what it is",
+    "training.layer_weights": "the whole gradient's clip norm stays what it is",
     "training.max_tokens": "the order's type bounds it; every record is cut alike",
 }
 
@@ -249,6 +254,11 @@ def _clip_is_tight_enough(order: Order, at: _Situation) -> None:
     clip, agreed = order.training.l2_clip_norm, at.agreement.privacy.max_l2_clip_norm
     if clip > agreed:
         raise _privacy(f"l2_clip_norm {clip:g} was ordered, agreed: at most {agreed:g}")
+    adaptive = order.training.adaptive_clipping
+    if adaptive is not None and adaptive.max_l2_clip_norm > agreed:
+        raise _privacy(
+            f"clipping that adapts up to {adaptive.max_l2_clip_norm:g} was ordered, agreed: at most {agreed:g}"
+        )
 
 
 def _sampling_is_sparse_enough(order: Order, at: _Situation) -> None:

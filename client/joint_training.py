@@ -11,8 +11,8 @@ from client.training import check_model, open_engine
 from models.classifier import AdapterModel
 from models.layout import Vector
 from models.tokens import TokenisedData
-from privacy.dpsgd import DpSgdPlan, check_independence, clipped_gradient_sum, poisson_sample
-from privacy.joint import HeavyBall, joint_gradient
+from privacy.dpsgd import DpSgdPlan, check_independence, clip_sample, poisson_sample
+from privacy.joint import JointSteps
 from privacy.noise_shares import ShareGrid, noised_contribution
 from privacy.order import Order
 from privacy.randomness import RandomSource
@@ -59,8 +59,7 @@ class JointTraining:
         self._grid.sum_bound(order.training)
         self._noise = noise
         self._rounding = rounding
-        training = order.training
-        self._optimiser = HeavyBall(global_vector, learning_rate=training.learning_rate, momentum=training.momentum)
+        self._steps = JointSteps(global_vector, order, collusion_bound)
         model.set_vector(global_vector)
         self._engine = open_engine(model)
 
@@ -78,26 +77,20 @@ class JointTraining:
         self._engine.close()
 
     def contribution(self) -> RingVector:
-        """Return what this site adds to the next step's sum: ring elements, shape ``(adapter_length,)``.
+        """Return what this site adds to the next step's sum: ring elements, shape ``(vector_length,)``.
 
         An empty sample contributes noise alone, and counts.
         """
         indices = poisson_sample(self._noise, len(self._data), self._plan.sample_rate)
-        clipped_sum = clipped_gradient_sum(
-            self._engine,
-            self._data,
-            indices,
-            l2_clip_norm=self._plan.l2_clip_norm,
-            physical_batch_size=self._plan.physical_batch_size,
-        )
-        return noised_contribution(
-            clipped_sum, self._order.training, self._grid, noise=self._noise, rounding=self._rounding
-        )
+        clip = self._steps.clip
+        sample = clip_sample(self._engine, self._data, indices, self._plan, clip.value)
+        joined = clip.join(sample.total, sample.centred_count)
+        return noised_contribution(joined, self._order.training, self._grid, noise=self._noise, rounding=self._rounding)
 
     def apply(self, ended: Ended) -> None:
         """Take the step that all sites take. A burnt step changes nothing, and the last sum is not told: the next round
         starts from what the coordinator made of it."""
         if ended.total is None:
             return
-        self._optimiser.step(joint_gradient(np.asarray(ended.total), len(ended.survivors), self._order))
-        self._model.set_vector(self._optimiser.vector)
+        self._steps.take(ended.step, np.asarray(ended.total), len(ended.survivors))
+        self._model.set_vector(self._steps.vector)

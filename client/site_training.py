@@ -14,8 +14,8 @@ from models.layout import Vector
 from models.tokens import TokenisedData
 from privacy.dpsgd import physical_batches, poisson_sample
 from privacy.dpsgd.sampling import Indices
-from privacy.joint import HeavyBall
 from privacy.noise_shares import ShareGrid
+from privacy.optimisers import LearningRates, first_step_of, optimiser_of
 from privacy.order import Order
 from privacy.randomness import RandomSource
 from privacy.secagg.ring import RingVector
@@ -65,8 +65,8 @@ def train_without_noise(
 
     The result protects nothing by itself: the caller clips it whole, and the noise is in the sum
     (:func:`privacy.site_delta.site_contribution`). A step takes the gradient sum over a Poisson sample, over the agreed
-    batch size as in every other mode, and SGD with heavy-ball momentum. A model that diverges gives zeros: an error
-    would tell the coordinator something about the data.
+    batch size as in every other mode, and SGD with heavy-ball momentum at the order's learning rates. A model that
+    diverges gives zeros: an error would tell the coordinator something about the data.
 
     Args:
         model: built from the order's base model, LoRA and labels; changed in place.
@@ -85,12 +85,16 @@ def train_without_noise(
     """
     check_model(model, order)
     training = order.training
-    optimiser = HeavyBall(global_vector, learning_rate=training.learning_rate, momentum=training.momentum)
+    optimiser, rates = optimiser_of(training, global_vector), LearningRates.of(order)
     model.set_vector(global_vector)
     for step in range(training.local_steps):
         indices = poisson_sample(source, len(data), training.sample_rate)
         with np.errstate(all="ignore"):
-            optimiser.step(_gradient_sum(model, data, indices) / training.expected_batch_size)
+            optimiser.step(
+                _gradient_sum(model, data, indices) / training.expected_batch_size,
+                learning_rate=rates.at(first_step_of(order) + step),
+                noise_variance=0.0,
+            )
             moved = optimiser.vector
         if not np.isfinite(moved).all():
             return np.zeros(global_vector.size)

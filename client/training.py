@@ -10,11 +10,12 @@ from models.classifier import AdapterModel
 from models.layout import Vector
 from models.tokens import TokenisedData
 from privacy.dpsgd import DpSgdPlan, HookedGradients, LoraGradients, check_independence, noisy_gradient
+from privacy.optimisers import LearningRates, first_step_of, optimiser_of
 from privacy.order import Order
 from privacy.randomness import RandomSource
-from tacit.errors import TrainingError
+from tacit.errors import Refusal, RefusalReason, TrainingError
 
-__all__ = ["TokenisedData", "check_model", "open_engine", "train_round"]
+__all__ = ["TokenisedData", "check_layers", "check_model", "open_engine", "train_round"]
 
 #: what computes per-example gradients
 Engine = type[LoraGradients] | type[HookedGradients]
@@ -32,9 +33,10 @@ def train_round(
 ) -> Vector:
     """Train the adapter for ``order.training.local_steps`` private steps and return how far it moved.
 
-    Each step takes one noised gradient (:func:`privacy.dpsgd.noisy_gradient`) and one step of SGD with heavy-ball
-    momentum on it: ``v <- momentum v + g; w <- w - learning_rate v``, in float64, with ``v`` zero at the start of
-    each round. Everything after the noise is post-processing.
+    Each step takes one noised gradient (:func:`privacy.dpsgd.noisy_gradient`) and one step of the order's optimiser on
+    it (:mod:`privacy.optimisers`), in float64. The optimiser's state, and an adaptive clip norm, start afresh in each
+    round: they would be as private as the update, but they are the site's own, and the adapter is everybody's.
+    Everything after the noise is post-processing.
 
     The result is a function of the arguments alone: with a seeded source it is the same bit for bit in every process
     of one machine that uses the same number of threads. ``model`` is left holding the last local adapter, which is
@@ -59,18 +61,33 @@ def train_round(
     """
     check_model(model, order)
     plan = DpSgdPlan.from_spec(order.training)
-    learning_rate, momentum = order.training.learning_rate, order.training.momentum
+    rates, clip = LearningRates.of(order), plan.clip_norm()
     model.set_vector(global_vector)
-    weights = global_vector.astype(np.float64)
-    velocity = np.zeros_like(weights)
+    optimiser = optimiser_of(order.training, global_vector)
     with open_engine(model, engine) as gradients:
         check_independence(gradients, model.probe())
         for step in range(plan.steps):
-            velocity = momentum * velocity + noisy_gradient(gradients, data, plan, source)
-            weights -= learning_rate * velocity
-            model.set_vector(weights.astype(np.float32))
+            noise_stddev = clip.noise_stddev / plan.expected_batch_size
+            optimiser.step(
+                noisy_gradient(gradients, data, plan, source, clip),
+                learning_rate=rates.at(first_step_of(order) + step),
+                noise_variance=noise_stddev**2,
+            )
+            model.set_vector(optimiser.vector)
             on_step(step + 1, plan.steps)
-    return (weights - global_vector.astype(np.float64)).astype(np.float32)
+    return optimiser.moved.astype(np.float32)
+
+
+def check_layers(model: AdapterModel, order: Order) -> None:
+    """Refuse layer weights that fit no layer of the model: before anything is reserved for training that cannot be.
+
+    Raises:
+        Refusal: a weight is for no layer of the adapter, or a layer has two.
+    """
+    try:
+        DpSgdPlan.from_spec(order.training).groups(model.layout.names)
+    except TrainingError as error:
+        raise Refusal(RefusalReason.ORDER_MALFORMED, error.message, hint=error.hint) from error
 
 
 def open_engine(model: AdapterModel, engine: Engine = LoraGradients) -> LoraGradients | HookedGradients:

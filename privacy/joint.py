@@ -5,16 +5,23 @@ What a site adds to the sum is its clipped gradient sum with a share of the nois
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
+from privacy.clip_norm import ClipNorm
+from privacy.noise_shares import ShareGrid
+from privacy.optimisers import LearningRates, first_step_of, optimiser_of
 from privacy.order import Order
 from privacy.secagg.encoding import decode
 from privacy.secagg.ring import RingVector
 
 
 def joint_gradient(total: RingVector, survivors: int, order: Order) -> npt.NDArray[np.float64]:
-    """Return the noised gradient that a step's sum stands for, float64 [d]: the same at every site.
+    """Return the noised vector that a step's sum stands for, float64 [d]: the same at every site.
+
+    It is the gradient, and with adaptive clipping what :meth:`privacy.clip_norm.ClipNorm.join` makes of it.
 
     The divisor is the agreed batch size of a site times the number of sites in the sum, both public.
 
@@ -27,27 +34,49 @@ def joint_gradient(total: RingVector, survivors: int, order: Order) -> npt.NDArr
     return decoded / (order.training.expected_batch_size * survivors)
 
 
-class HeavyBall:
-    """SGD with momentum in float64: ``v <- momentum v + g; w <- w - learning_rate v``, with ``v`` zero at first.
+class JointSteps:
+    """The steps of one order's round, as every site and the coordinator take them from the same opened sums.
 
-    All sites and the coordinator take the same steps from the same sums and hold the same weights.
+    Optimiser state, learning rates and an adaptive clip norm follow from the order and the sums alone. They start
+    afresh in each round, because a site is not told a round's last sum. A burnt step is left out by everybody.
 
     Args:
-        vector: the weights to start from, float32 [d].
+        vector: the adapter the round starts from, float32 [d].
+        order: of mode ``joint``.
+        collusion_bound: by agreement; says how wide the noise shares in a sum are.
     """
 
-    def __init__(self, vector: npt.NDArray[np.float32], *, learning_rate: float, momentum: float) -> None:
-        self._weights = vector.astype(np.float64)
-        self._velocity = np.zeros_like(self._weights)
-        self._learning_rate = learning_rate
-        self._momentum = momentum
+    def __init__(self, vector: npt.NDArray[np.float32], order: Order, collusion_bound: int) -> None:
+        self._order = order
+        self._share_stddev = ShareGrid.of(order, collusion_bound).share_stddev(order.training)
+        self._optimiser = optimiser_of(order.training, vector)
+        self._rates = LearningRates.of(order)
+        #: the clip norm of the next step
+        self.clip = ClipNorm.of(order.training)
 
     @property
     def vector(self) -> npt.NDArray[np.float32]:
-        """The weights, float32 [d]."""
-        return self._weights.astype(np.float32)
+        """The adapter after the steps so far, float32 [d]."""
+        return self._optimiser.vector
 
-    def step(self, gradient: npt.NDArray[np.float64]) -> None:
-        """Take one step along ``gradient``, float64 [d]."""
-        self._velocity = self._momentum * self._velocity + gradient
-        self._weights -= self._learning_rate * self._velocity
+    def take(self, step: int, total: RingVector, survivors: int) -> None:
+        """Take the step that an opened sum stands for.
+
+        Args:
+            step: the secure step's number.
+            total: the opened sum, ring elements [vector_length].
+            survivors: how many sites are in it.
+        """
+        order = self._order
+        gradient, count = self.clip.split(joint_gradient(total, survivors, order))
+        # all survivors' shares are in the sum; rounding adds less than a unit's variance, which nobody would notice
+        batch = order.training.expected_batch_size * survivors
+        noise_stddev = self.clip.gradient_stddev(self._share_stddev * math.sqrt(survivors) / batch)
+        self._optimiser.step(
+            gradient,
+            learning_rate=self._rates.at(first_step_of(order) + step - order.step),
+            noise_variance=noise_stddev**2,
+        )
+        if self.clip.adaptive is not None:
+            # the count is over the expected batch already
+            self.clip.follow(count, 1.0)

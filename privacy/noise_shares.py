@@ -66,7 +66,7 @@ class ShareGrid:
             ring_bits=secagg.ring_bits,
             summands=len(secagg.cohort),
             honest=secagg.threshold - collusion_bound,
-            length=order.adapter_length,
+            length=order.vector_length,
         )
 
     def share_stddev(self, training: TrainingSpec) -> float:

@@ -21,6 +21,7 @@ from privacy.events import (
     SubsampledGaussian,
     check_guarantee,
 )
+from privacy.options import TrainingOptions
 from tacit.canonical import digest
 from tacit.errors import InputError
 
@@ -47,19 +48,13 @@ class LoraSpec(Strict):
         return tuple(value) if isinstance(value, list) else value
 
 
-class TrainingSpec(Strict):
+class TrainingSpec(TrainingOptions):
     """Training at the site for one round: DP-SGD, or in mode ``site`` plain SGD whose whole update is clipped.
 
     ``expected_batch_size`` is the public normaliser: agreed, never derived from a site's data.
     """
 
-    local_steps: int = Field(gt=0)
-    sample_rate: float = Field(gt=0, le=1)
     expected_batch_size: float = Field(gt=0)
-    noise_multiplier: float = Field(gt=0)
-    l2_clip_norm: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    momentum: float = Field(ge=0, lt=1, default=0.0)
     max_tokens: int = Field(gt=0, le=8192)
 
 
@@ -178,6 +173,7 @@ class Order(Strict):
     def _round_is_planned(self) -> Order:
         if self.round > self.rounds_planned:
             raise ValueError(f"round {self.round} is beyond the {self.rounds_planned} rounds planned")
+        self.training.check_run(self.mode, self.rounds_planned * self.training.local_steps)
         return self
 
     def seen_head(self, site: str) -> SeenHead | None:
@@ -190,8 +186,13 @@ class Order(Strict):
 
     @property
     def vector_length(self) -> int:
-        """Coordinates of the vectors that are summed: the adapter's, and the weight if sites are weighted."""
-        return self.adapter_length + (self.secagg.weights is not None)
+        """Coordinates of the vectors that are summed.
+
+        The adapter's, one for the weight if sites are weighted, and one in mode ``joint`` for the count that adaptive
+        clipping needs.
+        """
+        counted = self.mode is PrivacyMode.JOINT and self.training.adaptive_clipping is not None
+        return self.adapter_length + (self.secagg.weights is not None) + counted
 
     def event(self, collusion_bound: int | None = None) -> DpEvent:
         """What carrying out this order once spends, as an accountant's event.

@@ -114,6 +114,7 @@ def plan_of(
         labels=tuple(agreed.task.labels),
         training=training_of(spec, agreed),
         secagg=secagg_of(spec, agreed),
+        collusion_bound=agreed.secure_aggregation.collusion_bound,
         deadline_s=spec.run.deadline_s,
         test_noise_seed=spec.testing.noise_seed if spec.testing else None,
     )

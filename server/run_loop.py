@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
 from privacy.agreement import VerifiedAgreement
+from privacy.dpsgd import DpSgdPlan
 from privacy.order import Order, Receipt
 from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from server.coordinator import CoordinatorLink
@@ -137,6 +138,8 @@ class RunLoop:
             adapter_layout_digest=model.layout.digest(),
             adapter_length=model.layout.length,
         )
+        # layer weights that fit no layer would be refused by every site
+        DpSgdPlan.from_spec(plan.training).groups(model.layout.names)
         return OrderBook(plan)
 
     def _last_step_used(self) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from privacy.events import PrivacyMode
+from privacy.options import TrainingOptions
 from privacy.order import LoraSpec, Name, Strict
 from tacit.errors import ConfigError
 from tacit.toml_file import read_toml
@@ -47,15 +48,8 @@ class ModelSection(Strict):
     max_tokens: int = Field(gt=0, default=64)
 
 
-class TrainingSection(Strict):
+class TrainingSection(TrainingOptions):
     """``[training]``: DP-SGD at each site. The normaliser follows from the agreement's public dataset size."""
-
-    local_steps: int = Field(gt=0)
-    sample_rate: float = Field(gt=0, le=1)
-    noise_multiplier: float = Field(gt=0)
-    l2_clip_norm: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    momentum: float = Field(ge=0, lt=1, default=0.0)
 
 
 class ServerSection(Strict):
@@ -124,6 +118,11 @@ class RunSpec(Strict):
     evaluation: EvaluationSection | None = None
     simulation: SimulationSection | None = None
     testing: TestingSection | None = None
+
+    @model_validator(mode="after")
+    def _options_fit_the_run(self) -> RunSpec:
+        self.training.check_run(self.run.mode, self.run.rounds * self.training.local_steps)
+        return self
 
 
 def load_run_spec(path: Path) -> RunSpec:

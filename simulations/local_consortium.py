@@ -50,6 +50,8 @@ class Recipe:
     max_tokens: int = 64
     lora_rank: int = 8
     lora_alpha: float = 16.0
+    #: further fields of ``[training]``, as the run file has them
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ def _run_file(plan: ConsortiumPlan) -> dict[str, object]:
             "l2_clip_norm": recipe.l2_clip_norm,
             "learning_rate": recipe.learning_rate,
             "momentum": recipe.momentum,
+            **recipe.options,
         },
         "server": {"learning_rate": recipe.server_learning_rate},
         "encoding": {"value_bound": recipe.value_bound},

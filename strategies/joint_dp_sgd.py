@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from privacy.joint import HeavyBall, joint_gradient
+from privacy.joint import JointSteps
 from privacy.order import Order
 from strategies.secure_fedavg import SecureFedAvg
 from tacit.errors import StepBurnt
@@ -24,8 +24,7 @@ class JointDpSgd(SecureFedAvg):
 
     def combine(self, order: Order, vector: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """Take a step for each sum of the round."""
-        training = order.training
-        optimiser = HeavyBall(vector, learning_rate=training.learning_rate, momentum=training.momentum)
+        steps = JointSteps(vector, order, self._orders.plan.collusion_bound)
         survivors: tuple[str, ...] = ()
         burnt: StepBurnt | None = None
         for step in range(order.step, order.step + order.secagg.steps):
@@ -35,8 +34,8 @@ class JointDpSgd(SecureFedAvg):
                 _log.warning("step %d of %d was burnt: %s", step, order.secagg.steps, error.message)
                 burnt = error
                 continue
-            optimiser.step(joint_gradient(result.total, len(result.survivors), order))
+            steps.take(step, result.total, len(result.survivors))
             survivors = result.survivors
         if not survivors and burnt is not None:
             raise burnt
-        return optimiser.vector, survivors
+        return steps.vector, survivors

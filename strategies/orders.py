@@ -31,6 +31,8 @@ class RunPlan:
     labels: tuple[str, ...]
     training: TrainingSpec
     secagg: SecAggSpec
+    #: the agreement's c, which no order repeats
+    collusion_bound: int
     deadline_s: float
     test_noise_seed: int | None = None
 

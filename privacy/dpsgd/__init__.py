@@ -1,4 +1,4 @@
-"""DP-SGD at a site: Poisson sampling, per-example gradients, flat clipping, Gaussian noise, a public divisor.
+"""DP-SGD at a site: Poisson sampling, per-example gradients, clipping, Gaussian noise, a public divisor.
 
 Knows no transformer and no server. A model comes in as a module, its trainable parameters, and a loss that gives one
 value for each record::
@@ -17,15 +17,16 @@ Pitfalls, most severe first; each has a test:
 - A trainable parameter without per-example gradients would be left out of the norm. It is refused.
 """
 
-from privacy.dpsgd.clipping import clip_factors, clipped_sum, gradient_norms
+from privacy.dpsgd.clipping import ClipGroups, clip_by_group, clip_factors, clipped_sum, gradient_norms
 from privacy.dpsgd.gradients import SUPPORTED_LAYERS, GradientEngine, HookedGradients, PerExampleLoss
 from privacy.dpsgd.lora import LoraGradients
-from privacy.dpsgd.mechanism import Examples, check_independence, clipped_gradient_sum, noisy_gradient
+from privacy.dpsgd.mechanism import Examples, check_independence, clip_sample, clipped_gradient_sum, noisy_gradient
 from privacy.dpsgd.plan import DpSgdPlan
 from privacy.dpsgd.sampling import physical_batches, poisson_sample
 
 __all__ = [
     "SUPPORTED_LAYERS",
+    "ClipGroups",
     "DpSgdPlan",
     "Examples",
     "GradientEngine",
@@ -33,7 +34,9 @@ __all__ = [
     "LoraGradients",
     "PerExampleLoss",
     "check_independence",
+    "clip_by_group",
     "clip_factors",
+    "clip_sample",
     "clipped_gradient_sum",
     "clipped_sum",
     "gradient_norms",

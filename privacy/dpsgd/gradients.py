@@ -101,10 +101,15 @@ class HookedGradients:
         """One float32 tensor [size, *shape] for each parameter, in the order of :attr:`parameters`.
 
         Raises:
-            TrainingError: the loss is not a vector of ``size`` values, or a parameter got no gradient of that many
-                records.
+            TrainingError: the loss is not a vector of ``size`` values, a parameter got no gradient of that many
+                records, or autocast is on.
         """
         self._forget()
+        if any(torch.is_autocast_enabled(parameter.device.type) for parameter in self.parameters.values()):
+            raise TrainingError(
+                "Opacus's hooks would take gradients in autocast's type; expected trainable layers in float32",
+                hint="switch autocast off, or use LoraGradients, which keeps the adapter in float32",
+            )
         with torch.enable_grad():
             losses = self._loss(batch)
             if losses.shape != (size,):

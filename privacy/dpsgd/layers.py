@@ -6,10 +6,14 @@ factor they are as small as the factor, so this costs the multiplications of the
 pass.
 
 Inputs have the batch first, [B, ..., features]. What lies between is a record's own positions and is summed over.
+
+Under autocast only frozen weights compute in the smaller type: trainable parameters, and the gradients written down,
+stay in float32, whatever came in and whatever comes back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,19 +56,13 @@ class GradientBook:
         """Refuse inputs that do not have this batch's records first.
 
         Raises:
-            TrainingError: another size of the first dimension, none before the features, or autocast, under which
-                gradients would be taken in less than float32.
+            TrainingError: another size of the first dimension, or none before the features.
         """
         if inputs.dim() <= feature_dims or inputs.shape[0] != self.size:
             raise TrainingError(
                 f"{layer} got inputs of shape {tuple(inputs.shape)} for a batch of {self.size} records; expected the "
                 "records first, so that gradients can be told apart",
                 hint="freeze this layer, or give it one row for each record",
-            )
-        if torch.is_autocast_enabled(inputs.device.type):
-            raise TrainingError(
-                f"{layer} runs under autocast; expected trainable layers to compute in float32",
-                hint="load the frozen base model in a smaller type instead; adapters stay in float32",
             )
 
 
@@ -85,27 +83,57 @@ def lora_linear(
     Returns:
         [B, ..., out].
     """
-    output: torch.Tensor = _LoraLinear.apply(inputs, base.weight, base.bias, a, b, scaling, book)  # type: ignore[no-untyped-call]
-    return output
+    if not torch.is_autocast_enabled(inputs.device.type):
+        return _lora_as_one(inputs, base, a, b, scaling, book)
+    if base.bias is not None and base.bias.requires_grad:
+        return _in_float32(_lora_as_one, inputs, base, a, b, scaling, book)
+    frozen = functional.linear(inputs, base.weight, base.bias)
+    low = _in_float32(_weight_alone, inputs, a, book)
+    return frozen + _in_float32(_weight_alone, low * scaling, b, book)
 
 
 def linear(inputs: torch.Tensor, layer: nn.Linear, book: GradientBook) -> torch.Tensor:
     """``W x + bias``, [B, ..., out], with the gradients of W and the bias for each record."""
-    output: torch.Tensor = _Linear.apply(inputs, layer.weight, layer.bias, book)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = _in_float32(_Linear.apply, inputs, layer.weight, layer.bias, book)
     return output
 
 
 def layer_norm(inputs: torch.Tensor, layer: nn.LayerNorm, book: GradientBook) -> torch.Tensor:
     """Layer normalisation, [B, ..., *normalized_shape], with the gradients of scale and shift for each record."""
-    normal = functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    output: torch.Tensor = _ScaleAndShift.apply(normal, layer.weight, layer.bias, book)  # type: ignore[no-untyped-call]
-    return output
+    return _in_float32(_normalised, inputs, layer, book)
 
 
 def embedding(indices: torch.Tensor, layer: nn.Embedding, book: GradientBook) -> torch.Tensor:
     """Rows of the table, [B, ..., width], with the gradient of the table for each record: [B, rows, width], dense."""
     output: torch.Tensor = _Embedding.apply(indices, layer.weight, layer.padding_idx, book)  # type: ignore[no-untyped-call]
     return output
+
+
+def _lora_as_one(
+    inputs: torch.Tensor, base: nn.Linear, a: torch.Tensor, b: torch.Tensor, scaling: float, book: GradientBook
+) -> torch.Tensor:
+    output: torch.Tensor = _LoraLinear.apply(inputs, base.weight, base.bias, a, b, scaling, book)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _weight_alone(inputs: torch.Tensor, weight: torch.Tensor, book: GradientBook) -> torch.Tensor:
+    output: torch.Tensor = _Linear.apply(inputs, weight, None, book)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _normalised(inputs: torch.Tensor, layer: nn.LayerNorm, book: GradientBook) -> torch.Tensor:
+    normal = functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+    output: torch.Tensor = _ScaleAndShift.apply(normal, layer.weight, layer.bias, book)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _in_float32(compute: Callable[..., torch.Tensor], inputs: torch.Tensor, *others: Any) -> torch.Tensor:
+    """``compute`` with autocast off and float32 inputs, if autocast is on; else as it is."""
+    device = inputs.device.type
+    if not torch.is_autocast_enabled(device):
+        return compute(inputs, *others)
+    with torch.autocast(device, enabled=False):
+        return compute(inputs.float(), *others)
 
 
 def _by_record(values: torch.Tensor, size: int) -> torch.Tensor:

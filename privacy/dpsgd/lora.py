@@ -49,7 +49,8 @@ class LoraGradients:
         module: the model; what ``loss`` runs.
         parameters: its trainable parameters by name, in the order in which gradients are wanted. Exactly those
             with ``requires_grad``; float32 or float64. Frozen weights may have any dtype.
-        loss: loss of each record of a batch, a vector [B].
+        loss: loss of each record of a batch, a vector [B]. Under ``torch.autocast`` frozen weights compute in the
+            smaller type, the adapter and its gradients in float32.
 
     Raises:
         TrainingError: a trainable parameter is not listed, is shared between layers, has fewer bits than float32, or
@@ -118,8 +119,10 @@ class LoraGradients:
                         hint="a mean over records or tokens couples them, which breaks the clip bound; return a vector",
                     )
                 if losses.requires_grad:
-                    # The gradient of the sum, taken record by record in the layers.
-                    losses.sum().backward()  # type: ignore[no-untyped-call]
+                    # Only the forward pass is anybody's to cast: what a layer writes down stays in float32.
+                    with torch.autocast(losses.device.type, enabled=False):
+                        # The gradient of the sum, taken record by record in the layers.
+                        losses.sum().backward()  # type: ignore[no-untyped-call]
             return [self._gradient(name, parameter, size) for name, parameter in self.parameters.items()]
         finally:
             self._book.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from privacy.dpsgd.clipping import clipped_sum
+from privacy.clip_norm import ClipNorm
+from privacy.dpsgd.clipping import ClipGroups, clip_by_group
 from privacy.dpsgd.gradients import GradientEngine
 from privacy.dpsgd.plan import DpSgdPlan
 from privacy.dpsgd.sampling import Indices, physical_batches, poisson_sample
@@ -33,25 +35,62 @@ class Examples(Protocol):
         ...
 
 
-def noisy_gradient(engine: GradientEngine[Any], examples: Examples, plan: DpSgdPlan, source: RandomSource) -> Float64:
+def noisy_gradient(
+    engine: GradientEngine[Any],
+    examples: Examples,
+    plan: DpSgdPlan,
+    source: RandomSource,
+    clip: ClipNorm | None = None,
+) -> Float64:
     """One private gradient: (clipped sum over a Poisson sample + N(0, (sigma C)^2)) / expected batch size.
 
     An empty sample skips the model, still gets noise and still counts as a step.
 
+    With adaptive clipping the gradient has the noise multiplier that is left beside the noised count, and ``clip``
+    follows that count; the step costs what it costs without (:class:`privacy.clip_norm.ClipNorm`).
+
+    Args:
+        clip: the state of adaptive clipping, from :meth:`DpSgdPlan.clip_norm`; changed. None if the plan has none.
+
     Returns:
         float64 [P], parameters flattened and concatenated in the engine's order. Its sensitivity to one record is
-        ``l2_clip_norm / expected_batch_size`` (Abadi et al. 2016), whatever the dataset's size.
+        the clip norm over ``expected_batch_size`` (Abadi et al. 2016), whatever the dataset's size.
+
+    Raises:
+        TrainingError: the plan is adaptive and ``clip`` is not given, or the other way round.
     """
+    if (plan.adaptive_clipping is not None) != (clip is not None and clip.adaptive is not None):
+        raise TrainingError("plan and clip norm disagree on adaptive clipping; expected the plan's own clip norm")
+    clip = clip or plan.clip_norm()
     indices = poisson_sample(source, len(examples), plan.sample_rate)
-    total = clipped_gradient_sum(
-        engine,
-        examples,
-        indices,
-        l2_clip_norm=plan.l2_clip_norm,
-        physical_batch_size=plan.physical_batch_size,
-    )
-    total += plan.noise_stddev * standard_normal(source, total.size)
-    return total / plan.expected_batch_size
+    sample = clip_sample(engine, examples, indices, plan, clip.value)
+    noised = sample.total + clip.noise_stddev * standard_normal(source, sample.total.size)
+    if clip.adaptive is not None:
+        count_noise = clip.adaptive.count_noise_stddev * float(standard_normal(source, 1)[0])
+        clip.follow(sample.centred_count + count_noise, plan.expected_batch_size)
+    return noised / plan.expected_batch_size
+
+
+@dataclass(frozen=True)
+class SampleSum:
+    """What one sample gives before any noise: secret.
+
+    Attributes:
+        total: float64 [P], the sum of clipped gradients; zeros for an empty sample.
+        centred_count: over the sample, (1 if a record was not clipped, else 0) - 1/2 summed. One record more or less
+            changes it by 1/2.
+    """
+
+    total: Float64
+    centred_count: float
+
+
+def clip_sample(
+    engine: GradientEngine[Any], examples: Examples, indices: Indices, plan: DpSgdPlan, l2_clip_norm: float
+) -> SampleSum:
+    """Clip and sum the gradients of the records at ``indices`` as the plan says, at this step's clip norm."""
+    groups = plan.groups(list(engine.parameters))
+    return _clip_sample(engine, examples, indices, l2_clip_norm, plan.physical_batch_size, groups)
 
 
 def clipped_gradient_sum(
@@ -61,18 +100,35 @@ def clipped_gradient_sum(
     *,
     l2_clip_norm: float,
     physical_batch_size: int,
+    groups: ClipGroups | None = None,
 ) -> Float64:
     """Sum of the clipped gradients of the records at ``indices``, without noise: secret.
+
+    Args:
+        groups: what is clipped together; None: everything, by one norm.
 
     Returns:
         float64 [P]; zeros for an empty sample.
     """
-    length = sum(parameter.numel() for parameter in engine.parameters.values())
-    total = np.zeros(length, dtype=np.float64)
+    return _clip_sample(engine, examples, indices, l2_clip_norm, physical_batch_size, groups).total
+
+
+def _clip_sample(
+    engine: GradientEngine[Any],
+    examples: Examples,
+    indices: Indices,
+    l2_clip_norm: float,
+    physical_batch_size: int,
+    groups: ClipGroups | None,
+) -> SampleSum:
+    total = np.zeros(sum(parameter.numel() for parameter in engine.parameters.values()), dtype=np.float64)
+    unclipped = 0.0
+    groups = groups or ClipGroups.flat(len(engine.parameters))
     for rows in physical_batches(indices, examples.lengths, physical_batch_size):
-        gradients = engine.per_example(examples.batch(rows), len(rows))
-        total += clipped_sum(gradients, l2_clip_norm).numpy(force=True)
-    return total
+        clipped = clip_by_group(engine.per_example(examples.batch(rows), len(rows)), l2_clip_norm, groups)
+        total += clipped.total.numpy(force=True)
+        unclipped += float(clipped.unclipped)
+    return SampleSum(total, unclipped - len(indices) / 2)
 
 
 def check_independence(engine: GradientEngine[Any], examples: Examples, *, relative_tolerance: float = 1e-3) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from privacy.events import PrivacyMode
+from privacy.order import TrainingSpec
 from privacy.report.facts import ReportFacts, SiteStepFacts
 from privacy.report.figures import adjacency_text, delta_text, moment_text, scale_text, sentence
 from privacy.report.markup import Html, element
@@ -112,6 +113,34 @@ def agreement(facts: ReportFacts) -> Html:
     )
 
 
+def _options(training: TrainingSpec) -> list[tuple[str, str]]:
+    """What was switched on beyond plain DP-SGD with momentum."""
+    rows = []
+    if training.schedule != "constant" or training.warmup_steps:
+        rows.append(("Schedule", f"{training.schedule}, {training.warmup_steps} steps of warm-up"))
+    if (adam := training.adam) is not None:
+        rows.append(
+            (
+                "Optimiser",
+                f"Adam without the noise's variance: beta {adam.beta1:g} and {adam.beta2:g}, "
+                f"floor {adam.variance_floor:g}, weight decay {adam.weight_decay:g}",
+            )
+        )
+    if training.clipping != "flat":
+        weights = ", ".join(f"{each.layer} {each.weight:g}" for each in training.layer_weights)
+        rows.append(("Clipping", f"each layer by itself, weights: {weights or 'equal'}"))
+    if (adaptive := training.adaptive_clipping) is not None:
+        rows.append(
+            (
+                "Clip norm follows",
+                f"the {adaptive.quantile:g} quantile, from {adaptive.min_l2_clip_norm:g} to "
+                f"{adaptive.max_l2_clip_norm:g}; noise on the count {adaptive.count_noise_stddev:g} records, paid for "
+                "by the noise multiplier above",
+            )
+        )
+    return rows
+
+
 def parameters(facts: ReportFacts) -> Html:
     """What decided the computation."""
     used, training, secagg = facts.parameters, facts.parameters.training, facts.parameters.secagg
@@ -133,6 +162,7 @@ def parameters(facts: ReportFacts) -> Html:
                     ("Expected batch", f"{training.expected_batch_size:g} records, agreed"),
                     ("Learning rate", f"{training.learning_rate:g}"),
                     ("Momentum", f"{training.momentum:g}"),
+                    *_options(training),
                     ("Longest text", f"{training.max_tokens} tokens"),
                 ),
             ),

@@ -13,6 +13,7 @@ import pytest
 from client.agent import SiteAgent
 from models.layout import state_digest
 from privacy.ledger import TreeHead
+from privacy.options import LayerWeight
 from privacy.order import Order, Receipt
 from privacy.randomness import OsRandomSource, SeededRandomSource
 from server.preflight import plan_of
@@ -129,6 +130,15 @@ def test_an_order_that_differs_from_what_the_site_holds_is_refused_before_data_i
     receipt = bench.execute(order.model_copy(update=change), vector)
     assert (receipt.outcome.status, receipt.outcome.reason) == ("refused", reason)
     assert bench.transport.told == ["gate", "refused"]
+    assert "reserve" not in bench.kinds()
+
+
+def test_layer_weights_that_fit_no_layer_are_refused_before_anything_is_spent(bench: Bench) -> None:
+    order, vector = bench.order()
+    options = {"clipping": "per-layer", "layer_weights": (LayerWeight(layer="clasifier", weight=2.0),)}
+    receipt = bench.execute(order.model_copy(update={"training": order.training.model_copy(update=options)}), vector)
+    assert (receipt.outcome.status, receipt.outcome.reason) == ("refused", "order-malformed")
+    assert "clasifier" in receipt.outcome.message
     assert "reserve" not in bench.kinds()
 
 

@@ -111,6 +111,7 @@ ORDER: dict[str, Any] = {
         "learning_rate": 0.1,
         "momentum": 0.9,
         "max_tokens": 64,
+        "adaptive_clipping": None,
     },
     "secagg": {
         "cohort": list(PARTNERS[:6]),
@@ -210,6 +211,12 @@ BROKEN_ORDERS: list[tuple[dict[str, Any], RefusalReason, str, str]] = [
     ),
     ({"training.noise_multiplier": 0.99}, RefusalReason.POLICY, "asks for at least 1", "_noise_is_enough"),
     ({"training.l2_clip_norm": 1.01}, RefusalReason.PRIVACY_PARAMETERS, "at most 1", "_clip_is_tight_enough"),
+    (
+        {"training.adaptive_clipping": {"count_noise_stddev": 5.0, "min_l2_clip_norm": 0.1, "max_l2_clip_norm": 1.01}},
+        RefusalReason.PRIVACY_PARAMETERS,
+        "adapts up to 1.01 was ordered, agreed: at most 1",
+        "_clip_is_tight_enough",
+    ),
     (
         {"training.sample_rate": 0.11, "training.expected_batch_size": 110.0},
         RefusalReason.PRIVACY_PARAMETERS,
@@ -558,6 +565,7 @@ def test_a_seed_for_the_noise_needs_both_agreement_and_policy(
         {"lora.rank": 1, "lora.targets": ["value"]},
         {"training.noise_multiplier": 50.0},
         {"training.l2_clip_norm": 0.001},
+        {"training.adaptive_clipping": {"count_noise_stddev": 5.0, "min_l2_clip_norm": 0.1, "max_l2_clip_norm": 1.0}},
         {"training.sample_rate": 0.03, "training.expected_batch_size": 30.0},
         {"training.sample_rate": 0.0123, "training.expected_batch_size": 12.3 * (1 + 5e-10)},
         {"secagg.cohort": list(PARTNERS), "secagg.threshold": 6},
@@ -609,6 +617,9 @@ _WORSE: dict[str, st.SearchStrategy[Any]] = {
     "lora.targets": st.lists(st.sampled_from(["query", "value"]), max_size=2).map(lambda kept: [*kept, "dense"]),
     "training.noise_multiplier": st.floats(0, 0.8, exclude_min=True, exclude_max=True),
     "training.l2_clip_norm": st.floats(1, 1e300, exclude_min=True),
+    "training.adaptive_clipping": st.floats(1, 1e300, exclude_min=True).map(
+        lambda clip: {"count_noise_stddev": 5.0, "min_l2_clip_norm": 1e-300, "max_l2_clip_norm": clip}
+    ),
     "training.sample_rate": st.floats(0, 1, exclude_min=True).filter(lambda rate: abs(rate - 0.1) > 1e-9),
     "training.expected_batch_size": st.floats(0, 1e300, exclude_min=True).filter(lambda size: abs(size - 100) > 1e-6),
     "secagg.cohort": st.sets(st.sampled_from([*PARTNERS, "hub", "mallory"]), min_size=2).filter(
@@ -635,6 +646,8 @@ def test_an_order_that_leaves_the_agreement_in_any_field_is_refused(data: st.Dat
         paths.discard("training.expected_batch_size")  # together they could be right again
     if {"secagg.cohort", "secagg.threshold"} <= paths or {"secagg.cohort", "secagg.min_cohort"} <= paths:
         paths -= {"secagg.threshold", "secagg.min_cohort"}
+    if "training.adaptive_clipping" in paths:
+        paths.discard("training.l2_clip_norm")  # the order's type keeps it between the two bounds
     changes = {path: data.draw(_WORSE[path], label=path) for path in sorted(paths)}
     asked = Order.model_validate(changed(ORDER, changes))
     if asked == order():

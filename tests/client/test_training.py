@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from models.layout import state_digest
 from models.tokens import TokenisedData
 from privacy.dpsgd import HookedGradients
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
+from privacy.options import AdamSpec, AdaptiveClipSpec, LayerWeight
 from privacy.order import LoraSpec, Order, SecAggSpec, TrainingSpec
 from privacy.randomness import RandomSource, SeededRandomSource
 from tacit.errors import ModelError, TrainingError
+from tests.privacy.test_optimisers import naive_adam
 
 ROOT = Path(__file__).parents[2]
 LORA = LoraSpec(rank=2, alpha=2.0, targets=("query", "value"))
@@ -47,7 +50,7 @@ def records(model: AdapterModel, count: int = 60) -> TokenisedData:
     return model.tokenise(texts, classes)
 
 
-def order_for(model: AdapterModel, **training: float) -> Order:
+def order_for(model: AdapterModel, *, at_round: int = 1, rounds: int = 1, **training: object) -> Order:
     spec = {
         "local_steps": 3,
         "sample_rate": 0.5,
@@ -63,8 +66,8 @@ def order_for(model: AdapterModel, **training: float) -> Order:
         run_id="0" * 16,
         run_name="test",
         epoch=0,
-        round=1,
-        rounds_planned=1,
+        round=at_round,
+        rounds_planned=rounds,
         step=1,
         strategy="fedavg",
         mode=PrivacyMode.LOCAL,
@@ -131,6 +134,61 @@ def test_steps_are_those_of_plain_sgd(model: AdapterModel, momentum: float) -> N
         weights = weights - 0.1 * velocity
     moved = weights - before
     assert np.linalg.norm(delta - moved) < 1e-4 * np.linalg.norm(moved)
+
+
+def test_options_are_those_of_a_naive_loop(model: AdapterModel) -> None:
+    """All at once, in the middle of a run: a falling rate, Adam, a norm for each layer, a clip norm that follows."""
+    data, before = records(model, 9), start(model)
+    adaptive = AdaptiveClipSpec(
+        quantile=0.4, learning_rate=0.5, count_noise_stddev=1e-5, min_l2_clip_norm=0.01, max_l2_clip_norm=2.0
+    )
+    order = order_for(
+        model,
+        at_round=2,
+        rounds=3,
+        noise_multiplier=1e-6,
+        sample_rate=1.0,
+        l2_clip_norm=0.8,
+        expected_batch_size=9.0,
+        schedule="linear",
+        warmup_steps=4,
+        adam=AdamSpec(beta1=0.5, beta2=0.9, variance_floor=1e9, weight_decay=0.2),
+        clipping="per-layer",
+        layer_weights=(LayerWeight(layer="classifier", weight=5.0),),
+        adaptive_clipping=adaptive,
+    )
+    delta = train_round(model, data, before, order, noise())
+
+    names, parameters = list(model.parameters), list(model.parameters.values())
+    layers = [re.sub(r"(\.lora_[AB])?\.weight$", "", name) for name in names]
+    shares = {layer: 5.0 if layer == "classifier" else 1.0 for layer in layers}
+    whole, clip = sum(shares.values()), 0.8
+    weights, gradients, variances, rates = before.astype(np.float64), [], [], []
+    sigma = (1e-6**-2 - 2e-5**-2) ** -0.5
+    for step in range(3):
+        model.set_vector(weights.astype(np.float32))
+        total, unclipped = np.zeros(before.size), 0
+        for index in range(9):
+            loss = model.per_example_loss(data.batch(np.array([index]))).sum()
+            pieces = [piece.double().numpy() for piece in torch.autograd.grad(loss, parameters)]
+            fits = True
+            for layer, share in shares.items():
+                mine = [piece for piece, of in zip(pieces, layers, strict=True) if of == layer]
+                norm = np.sqrt(sum((piece**2).sum() for piece in mine))
+                bound = clip * np.sqrt(share / whole)
+                fits &= bool(norm <= bound)
+                for piece in mine:
+                    piece *= min(1.0, bound / norm) if norm else 1.0
+            unclipped += fits
+            total += np.concatenate([piece.ravel() for piece in pieces])
+        gradients.append(total / 9.0)
+        variances.append((sigma * clip / 9.0) ** 2)
+        rates.append(0.1 * (1.0, 1.0, 0.8)[step])  # steps 3 to 5 of 9, the fourth ends the warm-up
+        weights = naive_adam(before, np.array(gradients), rates, variances, order.training.adam)
+        clip = min(2.0, max(0.01, clip * np.exp(-0.5 * (unclipped / 9.0 - 0.4))))
+    assert 0 < unclipped < 9
+    moved = weights - before
+    assert np.linalg.norm(delta - moved) < 2e-4 * np.linalg.norm(moved)
 
 
 def test_adapters_really_change(model: AdapterModel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from privacy.joint import HeavyBall, joint_gradient
+from privacy.joint import joint_gradient
 from privacy.order import Order, TrainingSpec
 
 TRAINING = TrainingSpec(
@@ -18,20 +18,6 @@ TRAINING = TrainingSpec(
     momentum=0.5,
     max_tokens=8,
 )
-
-
-def test_everybody_takes_the_same_steps() -> None:
-    start = np.linspace(-1, 1, 9).astype(np.float32)
-    gradients = np.random.default_rng(1).normal(0, 1, (4, 9))
-    sites = [HeavyBall(start, learning_rate=0.1, momentum=0.9) for _ in range(3)]
-    weights, velocity = start.astype(float), np.zeros(9)
-    for gradient in gradients:
-        velocity = 0.9 * velocity + gradient
-        weights = weights - 0.1 * velocity
-        for site in sites:
-            site.step(gradient)
-    for site in sites:
-        assert np.array_equal(site.vector, weights.astype(np.float32))
 
 
 def test_the_gradient_is_the_sum_over_the_agreed_batch_of_the_survivors(make_joint_order: object) -> None:

@@ -44,6 +44,18 @@ ORDER: dict[str, Any] = {
         "learning_rate": 0.125,
         "momentum": 0.75,
         "max_tokens": 64,
+        "schedule": "linear",
+        "warmup_steps": 3,
+        "adam": None,
+        "clipping": "per-layer",
+        "layer_weights": [{"layer": "classifier", "weight": 2.5}],
+        "adaptive_clipping": {
+            "quantile": 0.75,
+            "learning_rate": 0.25,
+            "count_noise_stddev": 3.5,
+            "min_l2_clip_norm": 0.125,
+            "max_l2_clip_norm": 1.5,
+        },
     },
     "secagg": {
         "cohort": ["alpha", "beta", "gamma"],
@@ -123,17 +135,35 @@ def test_every_field_decides_the_digest() -> None:
     fixed = {("tacit_order",), ("mode",), ("unit",), ("adjacency",), ("secagg", "ring_bits")}
     # cap and bin each alone would be no whole number of bins
     fixed |= {("secagg", "weights", "cap"), ("secagg", "weights", "bin")}
+    fixed |= {("training", "schedule"), ("training", "clipping"), ("training", "adam")}
     paths = [path for path in leaves(ORDER) if path not in fixed]
-    assert len(paths) == 33
+    assert len(paths) == 40
     for path in paths:
         digests.add(Order.model_validate(put(path, other(get(path)))).digest())
     assert len(digests) == len(paths) + 1
+    options: list[dict[str, Any]] = [
+        {"schedule": "cosine"},
+        {"clipping": "flat", "layer_weights": []},
+        {"clipping": "per-layer", "layer_weights": []},
+        {"adaptive_clipping": None},
+        {"momentum": 0.0},
+        {"momentum": 0.0, "adam": {}},
+        *({"momentum": 0.0, "adam": {field: 0.5}} for field in ("beta1", "beta2", "variance_floor", "weight_decay")),
+    ]
+    for changes in options:
+        digests.add(Order.model_validate(put(("training",), ORDER["training"] | changes)).digest())
+    # {"clipping": "per-layer", "layer_weights": []} is one of the paths above
+    assert len(digests) == len(paths) + len(options)
 
 
 def test_every_field_but_the_defaults_must_be_said() -> None:
     optional = {("tacit_order",), ("seen_heads",), ("test_noise_seed",), ("training", "momentum")}
     optional |= {("secagg", "steps"), ("secagg", "ring_bits")}
+    optional |= {("training", option) for option in ("schedule", "warmup_steps", "adam", "layer_weights")}
+    optional |= {("training", "adaptive_clipping", option) for option in ("quantile", "learning_rate")}
     for path in leaves(ORDER):
+        if path == ("training", "clipping"):
+            continue  # flat if nothing is said, and then there are no layer weights
         data = copy.deepcopy(ORDER)
         target: Any = data
         for step in path[:-1]:
@@ -190,6 +220,17 @@ def test_an_unknown_field_is_refused(path: tuple[Any, ...]) -> None:
         (("training", "l2_clip_norm"), -1.0),
         (("training", "momentum"), 1.0),
         (("training", "max_tokens"), 100_000),
+        (("training", "schedule"), "step"),
+        (("training", "warmup_steps"), -1),
+        (("training", "warmup_steps"), 50),
+        (("training", "adam"), {}),  # beside a momentum
+        (("training", "clipping"), "flat"),  # beside layer weights
+        (("training", "layer_weights"), [{"layer": "a", "weight": 1.0}, {"layer": "a", "weight": 2.0}]),
+        (("training", "layer_weights"), [{"layer": "a", "weight": 0.0}]),
+        (("training", "adaptive_clipping", "quantile"), 1.0),
+        (("training", "adaptive_clipping", "count_noise_stddev"), 0.625),
+        (("training", "adaptive_clipping", "min_l2_clip_norm"), 0.75),
+        (("training", "adaptive_clipping", "max_l2_clip_norm"), 0.25),
         (("secagg", "cohort"), ["alpha"]),
         (("secagg", "cohort"), ["beta", "alpha"]),
         (("secagg", "cohort"), ["alpha", "alpha"]),
@@ -285,3 +326,20 @@ def test_weights_add_a_coordinate() -> None:
     order = Order.model_validate(ORDER)
     assert order.vector_length == order.adapter_length + 1
     assert Order.model_validate(put(("secagg", "weights"), None)).vector_length == order.adapter_length
+
+
+def test_the_count_of_adaptive_clipping_is_a_coordinate_of_joint_sums_only() -> None:
+    local = put(("secagg", "weights"), None)
+    joint = local | {"mode": "joint"}
+    assert Order.model_validate(local).vector_length == 1234
+    assert Order.model_validate(joint).vector_length == 1235
+    joint["training"] = joint["training"] | {"adaptive_clipping": None}
+    assert Order.model_validate(joint).vector_length == 1234
+
+
+def test_the_options_do_not_change_what_an_order_spends() -> None:
+    plain = {"schedule": "constant", "clipping": "flat", "layer_weights": [], "adaptive_clipping": None}
+    for data in (put(("secagg", "weights"), None), put(("secagg", "weights"), None) | {"mode": "joint"}):
+        spent = Order.model_validate(data).event(collusion_bound=1)
+        without = Order.model_validate(data | {"training": data["training"] | plain}).event(collusion_bound=1)
+        assert spent.model_dump(exclude={"grid"}) == without.model_dump(exclude={"grid"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,69 @@ def test_it_survives_json_so_that_a_submitted_run_is_the_same_run(tmp_path: Path
         ("sample_rate = 0.1", "", "training.sample_rate"),
         ('name = "test"', 'name = "Not A Name"', "run.name"),
         ("[lora]", "[lora", "not valid TOML"),
+        ("learning_rate = 0.5", 'learning_rate = 0.5\nschedule = "step"', "training.schedule"),
+        ("learning_rate = 0.5", "learning_rate = 0.5\nwarmup_steps = 15", "the 15 steps of the whole run"),
+        ("learning_rate = 0.5", "learning_rate = 0.5\nmomentum = 0.9\n[training.adam]", "momentum (0.9) is SGD's"),
+        ("learning_rate = 0.5", "learning_rate = 0.5\n[training.adam]\nbeta_1 = 0.9", "training.adam.beta_1"),
+        (
+            "learning_rate = 0.5",
+            'learning_rate = 0.5\n[[training.layer_weights]]\nlayer = "classifier"\nweight = 2',
+            'layer_weights need clipping = "per-layer"',
+        ),
+        (
+            "learning_rate = 0.5",
+            "learning_rate = 0.5\n[training.adaptive_clipping]\nmin_l2_clip_norm = 0.1\nmax_l2_clip_norm = 1.0",
+            "training.adaptive_clipping.count_noise_stddev",
+        ),
+        (
+            "learning_rate = 0.5",
+            "learning_rate = 0.5\n[training.adaptive_clipping]\ncount_noise_stddev = 0.5\nmin_l2_clip_norm = 0.1\n"
+            "max_l2_clip_norm = 1.0",
+            "above half the noise multiplier",
+        ),
     ],
 )
 def test_a_mistake_names_its_field(tmp_path: Path, old: str, new: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=re.escape(told)):
         load_run_spec(written(tmp_path, GOOD.replace(old, new)))
+
+
+OPTIONS = """learning_rate = 0.5
+schedule = "cosine"
+warmup_steps = 14
+clipping = "per-layer"
+
+[training.adam]
+beta2 = 0.99
+weight_decay = 0
+
+[[training.layer_weights]]
+layer = "classifier"
+weight = 4
+
+[training.adaptive_clipping]
+count_noise_stddev = 5
+min_l2_clip_norm = 0.1
+max_l2_clip_norm = 1.0
+"""
+
+
+def test_every_option_of_training_is_read_and_survives_json(tmp_path: Path) -> None:
+    spec = load_run_spec(written(tmp_path, GOOD.replace("learning_rate = 0.5\n", OPTIONS)))
+    training = spec.training
+    assert (training.schedule, training.warmup_steps, training.clipping) == ("cosine", 14, "per-layer")
+    assert training.adam is not None
+    assert training.adam.beta2 == 0.99
+    assert training.layer_weights[0].weight == 4
+    assert training.adaptive_clipping is not None
+    assert training.adaptive_clipping.quantile == 0.5
+    assert RunSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_without_options_training_is_what_it_was(tmp_path: Path) -> None:
+    training = load_run_spec(written(tmp_path, GOOD)).training
+    assert (training.schedule, training.warmup_steps, training.clipping) == ("constant", 0, "flat")
+    assert (training.adam, training.layer_weights, training.adaptive_clipping) == (None, (), None)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def plan() -> RunPlan:
             max_tokens=8,
         ),
         secagg=SecAggSpec(cohort=SITES, threshold=3, min_cohort=3, scale=2.0**16, value_bound=4.0),
+        collusion_bound=1,
         deadline_s=60.0,
     )
 

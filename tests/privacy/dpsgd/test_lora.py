@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from privacy.dpsgd import HookedGradients, LoraGradients
+from privacy.dpsgd import HookedGradients, LoraGradients, clipped_sum
 from privacy.dpsgd.lora import _patches
 from tacit.errors import TrainingError
 from tests.privacy.dpsgd.language_models import (
@@ -254,10 +255,64 @@ def test_trainable_weights_in_bfloat16_are_refused() -> None:
         case.engine()
 
 
-def test_autocast_is_refused() -> None:
+def test_autocast_of_opacus_hooks_is_refused() -> None:
     case = token_classifier()
-    with case.engine() as engine, torch.autocast("cpu", torch.bfloat16), pytest.raises(TrainingError, match="autocast"):
+    with (
+        case.engine(HookedGradients) as engine,
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(TrainingError, match="autocast"),
+    ):
         engine.per_example(Texts().everybody(), 6)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        token_classifier,
+        norms_and_embeddings,
+        base_weights,
+        CASES["Llama, head"],
+        lambda: token_classifier(("value",), bias="lora_only"),
+    ],
+)
+def test_autocast_casts_what_is_frozen_and_nothing_else(build: Callable[[], Case]) -> None:
+    case, texts = build(), Texts()
+    expected = one_at_a_time(case, texts)
+    products = torch.nn.functional.linear
+    dtypes: set[torch.dtype] = set()
+
+    def watched(inputs: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        result = products(inputs, *others)
+        dtypes.add(result.dtype)
+        return result
+
+    with case.engine() as engine, torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", watched)
+        got = engine.per_example(texts.everybody(), len(texts))
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.bfloat16 in dtypes, "nothing was computed in the smaller type"
+    assert {gradient.dtype for gradient in got} == {torch.float32}
+    assert_same(list(case.parameters), got, expected, bound=0.1)
+    assert float(torch.linalg.vector_norm(clipped_sum([gradient[:1] for gradient in got], 0.3))) <= 0.3
+
+
+@pytest.mark.parametrize("back", [torch.float32, torch.bfloat16])
+def test_the_adapter_computes_in_float32_under_autocast(back: torch.dtype) -> None:
+    """A loss that is linear in the layer's output: its gradients depend on no rounding but the adapter's own."""
+    torch.manual_seed(11)
+    base = nn.Sequential(OrderedDict(only=nn.Linear(24, 16)))
+    module = get_peft_model(base, LoraConfig(r=3, target_modules=["only"]))
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    inputs, weights = torch.randn(5, 7, 24), torch.randn(5, 7, 16).to(back)
+    parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    case = Case(module, lambda batch: (module(inputs) * weights).sum((1, 2)).float(), lambda batch: torch.zeros(()))
+    with case.engine() as engine:
+        exact = engine.per_example(Texts((1,) * 5).everybody(), 5)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = engine.per_example(Texts((1,) * 5).everybody(), 5)
+    assert_same(list(parameters), got, exact, bound=1e-6)
 
 
 # --- refusals

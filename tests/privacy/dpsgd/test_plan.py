@@ -9,6 +9,7 @@ import pytest
 
 from privacy.dpsgd import DpSgdPlan
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
+from privacy.options import AdaptiveClipSpec, LayerWeight
 from privacy.order import TrainingSpec
 from tacit.errors import TrainingError
 
@@ -57,14 +58,20 @@ def test_plan_of_an_order_takes_the_public_divisor() -> None:
         l2_clip_norm=0.5,
         learning_rate=1.0,
         max_tokens=16,
+        clipping="per-layer",
+        layer_weights=(LayerWeight(layer="classifier", weight=3.0),),
+        adaptive_clipping=AdaptiveClipSpec(count_noise_stddev=4.0, min_l2_clip_norm=0.1, max_l2_clip_norm=1.0),
     )
     plan = DpSgdPlan.from_spec(training)
-    assert dataclasses.asdict(plan) == {
+    assert {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)} == {
         "sample_rate": 0.1,
         "noise_multiplier": 0.9,
         "l2_clip_norm": 0.5,
         "expected_batch_size": 123.0,
         "steps": 3,
         "physical_batch_size": plan.physical_batch_size,
+        "clipping": "per-layer",
+        "layer_weights": training.layer_weights,
+        "adaptive_clipping": training.adaptive_clipping,
     }
     assert not {"data", "dataset", "examples"} & set(inspect.signature(DpSgdPlan.from_spec).parameters)

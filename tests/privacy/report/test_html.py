@@ -134,6 +134,23 @@ def test_the_page_says_what_the_facts_say(plain: ReportFacts) -> None:
     assert "What to notice" not in text
 
 
+def test_the_page_names_the_options_of_training_that_were_on(plain: ReportFacts) -> None:
+    options = {
+        "schedule": "cosine",
+        "warmup_steps": 7,
+        "adam": {"beta1": 0.85},
+        "clipping": "per-layer",
+        "layer_weights": [{"layer": "<classifier>", "weight": 2.5}],
+        "adaptive_clipping": {"count_noise_stddev": 12.5, "min_l2_clip_norm": 0.125, "max_l2_clip_norm": 3.5},
+    }
+    training = type(plain.parameters.training).model_validate(plain.parameters.training.model_dump() | options)
+    changed = plain.model_copy(update={"parameters": plain.parameters.model_copy(update={"training": training})})
+    text, without = Outline(render(changed)).text, Outline(render(plain)).text
+    for wanted in ("cosine, 7 steps", "beta 0.85 and 0.999", "<classifier> 2.5", "from 0.125 to 3.5", "12.5 records"):
+        assert wanted in text, wanted
+        assert wanted not in without, wanted
+
+
 def test_faults_are_shown(eventful: ReportFacts) -> None:
     text = Outline(render(eventful)).text
     for wanted in (
