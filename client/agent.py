@@ -87,7 +87,7 @@ class SiteAgent:
         self.site = identity.name.name
         self._identity = identity
         self._agreement = agreement
-        self._gate = Gate(agreement, policy, self.site)
+        self._gate = Gate(agreement, policy, self.site, data_unit=workbench.data_unit)
         self._policy = policy
         self._ledger = ledger
         self._journal = journal
@@ -215,7 +215,10 @@ class SiteAgent:
                 )
 
     def _would_spend(self, event: DpEvent, run_id: str | None) -> float:
-        return self._ledger.would_spend(self._dataset, event, self._budget().delta, run_id=run_id)
+        try:
+            return self._ledger.would_spend(self._dataset, event, self._budget().delta, run_id=run_id)
+        except LedgerError as error:
+            raise Refusal(RefusalReason.LEDGER, error.message, hint=error.hint) from error
 
     def _step(
         self,

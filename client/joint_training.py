@@ -11,7 +11,7 @@ from client.training import check_model, open_engine
 from models.classifier import AdapterModel
 from models.layout import Vector
 from models.tokens import TokenisedData
-from privacy.dpsgd import DpSgdPlan, check_independence, clipped_gradient_sum, poisson_sample
+from privacy.dpsgd import DpSgdPlan, check_independence, sampled_gradient_sum
 from privacy.joint import HeavyBall, JointGrid, joint_contribution, joint_gradient
 from privacy.order import Order
 from privacy.randomness import RandomSource
@@ -22,8 +22,8 @@ from privacy.secagg.ring import RingVector
 class JointTraining:
     """One site through the steps of one order. A context manager, which holds the gradient engine.
 
-    The site samples its own records at the common rate and never applies anything but opened sums, so that its
-    weights are those of every other site and of the coordinator.
+    The site samples its own records, or users, at the common rate and never applies anything but opened sums, so that
+    its weights are those of every other site and of the coordinator.
 
     Args:
         model: built from the order's base model, LoRA and labels; changed in place.
@@ -81,14 +81,7 @@ class JointTraining:
 
         An empty sample contributes noise alone, and counts.
         """
-        indices = poisson_sample(self._noise, len(self._data), self._plan.sample_rate)
-        clipped_sum = clipped_gradient_sum(
-            self._engine,
-            self._data,
-            indices,
-            l2_clip_norm=self._plan.l2_clip_norm,
-            physical_batch_size=self._plan.physical_batch_size,
-        )
+        clipped_sum = sampled_gradient_sum(self._engine, self._data, self._plan, self._noise, self._data.users)
         return joint_contribution(
             clipped_sum, self._order.training, self._grid, noise=self._noise, rounding=self._rounding
         )

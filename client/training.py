@@ -66,7 +66,7 @@ def train_round(
     with open_engine(model, engine) as gradients:
         check_independence(gradients, model.probe())
         for step in range(plan.steps):
-            velocity = momentum * velocity + noisy_gradient(gradients, data, plan, source)
+            velocity = momentum * velocity + noisy_gradient(gradients, data, plan, source, data.users)
             weights -= learning_rate * velocity
             model.set_vector(weights.astype(np.float32))
             on_step(step + 1, plan.steps)

@@ -24,7 +24,10 @@ class PrivacyMode(StrEnum):
 class PrivacyUnit(StrEnum):
     """What one neighbouring dataset differs in."""
 
+    #: one row of a site's file
     RECORD = "record"
+    #: all rows of a site's file that have one value in its key column
+    USER = "user"
 
 
 class Adjacency(StrEnum):
@@ -37,7 +40,7 @@ class SubsampledGaussian(BaseModel):
     """``steps`` compositions of the Gaussian mechanism on Poisson samples (Abadi et al. 2016; Mironov et al. 2019).
 
     ``noise_multiplier`` is the noise's standard deviation divided by the clip norm; ``sample_rate`` is the
-    probability with which each record enters each step's batch, independently.
+    probability with which each record, or each user by ``unit``, enters each step's batch, independently.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -60,7 +63,7 @@ SMALLEST_SHARE_UNITS = 8.0
 class IntegerGrid(BaseModel):
     """Where sums are rounded before noise is added: each coordinate times ``scale``, stochastically to an integer.
 
-    ``l2_clip_norm`` is a record's largest L2 norm before; ``dimension`` the number of coordinates.
+    ``l2_clip_norm`` is the largest L2 norm of one privacy unit before; ``dimension`` the number of coordinates.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -71,7 +74,7 @@ class IntegerGrid(BaseModel):
 
     @property
     def l2_sensitivity(self) -> float:
-        """What one record changes a rounded sum by, in grid units: at most ``scale l2_clip_norm + sqrt(dimension)``.
+        """What one unit changes a rounded sum by, in grid units: at most ``scale l2_clip_norm + sqrt(dimension)``.
 
         Rounding is floor(x + u) with u uniform and independent of the data. For every u two sums that differ by g
         differ, once rounded, by less than |scale g| + 1 in each coordinate; the triangle inequality in L2 gives the

@@ -36,12 +36,16 @@ _HEADROOM_BITS = 1
 
 
 def training_of(spec: RunSpec, agreement: Agreement) -> TrainingSpec:
-    """Complete ``[training]`` by the public normaliser: sample rate times the agreed dataset size."""
+    """Complete ``[training]`` by what is agreed: the public normaliser, and the contribution bound of a user.
+
+    The normaliser is the sample rate times the agreed dataset size, in privacy units.
+    """
     training = spec.training
     return TrainingSpec(
         **training.model_dump(),
         expected_batch_size=training.sample_rate * agreement.privacy.public_dataset_size,
         max_tokens=spec.model.max_tokens,
+        max_records_per_user=agreement.privacy.max_records_per_user,
     )
 
 
@@ -126,7 +130,8 @@ def submission_facts(
             agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds, weight=1
         )
         try:
-            Gate(agreement, policy, partner.name).check(order, now=datetime.now(UTC))
+            # the coordinator has no data; each site's gate knows what its own are kept by
+            Gate(agreement, policy, partner.name, data_unit=agreed.privacy.unit).check(order, now=datetime.now(UTC))
         except Refusal as refusal:
             hint = refusal.hint or "correct the run file, or agree on other limits in a new agreement"
             raise Refusal(refusal.reason, refusal.message, hint=hint) from refusal

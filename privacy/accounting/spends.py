@@ -52,11 +52,20 @@ def merge(events: Iterable[DpEvent], unknown_shares: UnknownShares = against_col
         unknown_shares: of a joint event, the shares that count as noise; by default those that always do.
 
     Raises:
-        LedgerError: an event no accountant here can interpret.
+        LedgerError: an event no accountant here can interpret, or events of different units: what a step with clipped
+            users costs one record, or a step with clipped records one user, is another number than either says.
     """
     steps: dict[tuple[float, float], int] = {}
+    unit: PrivacyUnit | None = None
     for event in events:
         _check(event)
+        if unit is not None and event.unit is not unit:
+            raise LedgerError(
+                f"privacy was spent on this dataset in units of one {unit.value} and of one {event.unit.value}; "
+                "expected one unit for all that is ever spent on it",
+                hint="no bound is claimed for a dataset that was trained on under both units; agree on the first again",
+            )
+        unit = event.unit
         noise_multiplier = (
             event.noise_multiplier_of(unknown_shares(event))
             if isinstance(event, JointSubsampledGaussian)
@@ -84,13 +93,16 @@ def _check(event: object) -> None:
         )
     mode = PrivacyMode.JOINT if isinstance(event, JointSubsampledGaussian) else PrivacyMode.LOCAL
     known = (
-        (event.mode, mode),
-        (event.unit, PrivacyUnit.RECORD),
-        (event.adjacency, Adjacency.ADD_REMOVE),
+        (event.mode, (mode,)),
+        # Users are sampled and clipped as records are, so a step costs a user what it costs a record.
+        (event.unit, (PrivacyUnit.RECORD, PrivacyUnit.USER)),
+        (event.adjacency, (Adjacency.ADD_REMOVE,)),
     )
     for received, expected in known:
-        if received is not expected:
+        # by identity: what is only equal, such as a plain string, is refused
+        if not any(received is each for each in expected):
             raise LedgerError(
-                f"no accountant understands {type(expected).__name__} {received!r}; expected {expected.value!r}",
+                f"no accountant understands {type(expected[0]).__name__} {received!r}; "
+                f"expected {' or '.join(repr(each.value) for each in expected)}",
                 hint="the event was written by another version of this package; account for it with that one",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from privacy.dpsgd.clipping import clipped_sum
 from privacy.dpsgd.gradients import GradientEngine
 from privacy.dpsgd.plan import DpSgdPlan
 from privacy.dpsgd.sampling import Indices, physical_batches, poisson_sample
+from privacy.dpsgd.users import UserRecords
+from privacy.events import PrivacyUnit
 from privacy.randomness import RandomSource, standard_normal
 from tacit.errors import TrainingError
 
@@ -19,7 +22,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 class Examples(Protocol):
-    """A dataset of independent records; each is one privacy unit."""
+    """A dataset of independent records: the privacy units, or parts of them where :class:`UserRecords` says whose."""
 
     def __len__(self) -> int: ...
 
@@ -33,25 +36,75 @@ class Examples(Protocol):
         ...
 
 
-def noisy_gradient(engine: GradientEngine[Any], examples: Examples, plan: DpSgdPlan, source: RandomSource) -> Float64:
+def noisy_gradient(
+    engine: GradientEngine[Any],
+    examples: Examples,
+    plan: DpSgdPlan,
+    source: RandomSource,
+    users: UserRecords | None = None,
+) -> Float64:
     """One private gradient: (clipped sum over a Poisson sample + N(0, (sigma C)^2)) / expected batch size.
 
     An empty sample skips the model, still gets noise and still counts as a step.
 
+    Args:
+        users: whose records they are, where the plan's unit is a user; None where it is a record.
+
     Returns:
-        float64 [P], parameters flattened and concatenated in the engine's order. Its sensitivity to one record is
+        float64 [P], parameters flattened and concatenated in the engine's order. Its sensitivity to one privacy unit is
         ``l2_clip_norm / expected_batch_size`` (Abadi et al. 2016), whatever the dataset's size.
+
+    Raises:
+        TrainingError: as :func:`sampled_gradient_sum`.
     """
-    indices = poisson_sample(source, len(examples), plan.sample_rate)
-    total = clipped_gradient_sum(
+    total = sampled_gradient_sum(engine, examples, plan, source, users)
+    total += plan.noise_stddev * standard_normal(source, total.size)
+    return total / plan.expected_batch_size
+
+
+def sampled_gradient_sum(
+    engine: GradientEngine[Any],
+    examples: Examples,
+    plan: DpSgdPlan,
+    source: RandomSource,
+    users: UserRecords | None,
+) -> Float64:
+    """Sum of clipped gradients over a Poisson sample of the plan's privacy units, without noise: secret.
+
+    Returns:
+        float64 [P]; zeros for an empty sample.
+
+    Raises:
+        TrainingError: the plan's unit is a user and nobody says whose records they are, or the other way round; or
+            ``users`` is about another number of records.
+    """
+    if (users is None) is not (plan.unit is PrivacyUnit.RECORD):
+        told = "is not known whose they are" if users is None else "is known whose they are"
+        raise TrainingError(
+            f"the plan's privacy unit is a {plan.unit.value}, and of the records it {told}; expected users for unit "
+            "user, and for no other",
+            hint="the agreement's unit and the site's key column go together",
+        )
+    if users is None:
+        indices = poisson_sample(source, len(examples), plan.sample_rate)
+        return clipped_gradient_sum(
+            engine,
+            examples,
+            indices,
+            l2_clip_norm=plan.l2_clip_norm,
+            physical_batch_size=plan.physical_batch_size,
+        )
+    if len(users.owners) != len(examples):
+        raise TrainingError(f"users of {len(users.owners)} records were given, expected {len(examples)}")
+    assert plan.max_records_per_user is not None
+    sample = poisson_sample(source, len(users), plan.sample_rate)
+    return clipped_user_gradient_sum(
         engine,
         examples,
-        indices,
+        users.draw(source, sample, plan.max_records_per_user),
         l2_clip_norm=plan.l2_clip_norm,
         physical_batch_size=plan.physical_batch_size,
     )
-    total += plan.noise_stddev * standard_normal(source, total.size)
-    return total / plan.expected_batch_size
 
 
 def clipped_gradient_sum(
@@ -73,6 +126,64 @@ def clipped_gradient_sum(
         gradients = engine.per_example(examples.batch(rows), len(rows))
         total += clipped_sum(gradients, l2_clip_norm).numpy(force=True)
     return total
+
+
+def clipped_user_gradient_sum(
+    engine: GradientEngine[Any],
+    examples: Examples,
+    contributions: Sequence[Indices],
+    *,
+    l2_clip_norm: float,
+    physical_batch_size: int,
+) -> Float64:
+    """Sum over users of the mean of each one's per-example gradients, clipped as a whole; without noise: secret.
+
+    Each user counts once, whatever the number of its records (Charles et al. 2024, "Fine-tuning large language models
+    with user-level differential privacy", user-level sampling). The mean divides by the user's own number of records,
+    which no other user changes, and comes before the clip: whatever it is, the user adds at most the clip norm.
+
+    At most ``physical_batch_size`` records are in the model, and the gradients of as many users are being added up, at
+    once: twice the memory of the same batch of single records. A user's records may lie in several batches.
+
+    Args:
+        contributions: the records of each user in the sample, int64 [k_u]; none for a user adds nothing.
+
+    Returns:
+        float64 [P]. Adding or removing a user with all its records changes it by at most ``l2_clip_norm`` in L2 norm.
+    """
+    length = sum(parameter.numel() for parameter in engine.parameters.values())
+    total = np.zeros(length, dtype=np.float64)
+    holding = sorted(
+        (records for records in contributions if len(records)),
+        key=lambda records: int(examples.lengths[records].max()),
+    )
+    for start in range(0, len(holding), physical_batch_size):
+        means = _mean_gradients(engine, examples, holding[start : start + physical_batch_size], physical_batch_size)
+        total += clipped_sum(means, l2_clip_norm).numpy(force=True)
+    return total
+
+
+def _mean_gradients(
+    engine: GradientEngine[Any], examples: Examples, contributions: Sequence[Indices], physical_batch_size: int
+) -> list[torch.Tensor]:
+    """Mean of each user's per-example gradients: one tensor [users, *shape] for each parameter."""
+    counts = [len(records) for records in contributions]
+    records = np.concatenate(contributions)
+    owners = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    sums: list[torch.Tensor] = []
+    places = np.arange(len(records), dtype=np.int64)
+    for rows in physical_batches(places, examples.lengths[records], physical_batch_size):
+        gradients = engine.per_example(examples.batch(records[rows]), len(rows))
+        if not sums:
+            sums = [gradient.new_zeros((len(counts), *gradient.shape[1:])) for gradient in gradients]
+        owner = torch.from_numpy(owners[rows]).to(sums[0].device)
+        for added, gradient in zip(sums, gradients, strict=True):
+            # never a product with a matrix of zeros and ones: 0 * inf would spread one user's overflow to all
+            added.index_add_(0, owner, gradient)
+        del gradients  # before the next batch is in memory, too
+    for added in sums:
+        added.div_(torch.tensor(counts, dtype=added.dtype, device=added.device).reshape(-1, *[1] * (added.dim() - 1)))
+    return sums
 
 
 def check_independence(engine: GradientEngine[Any], examples: Examples, *, relative_tolerance: float = 1e-3) -> None:

@@ -34,7 +34,7 @@ def agreement_page(bundle: AgreementBundle, *, checked: str) -> RenderableType:
         ("Purpose", _purpose(agreement)),
         ("Who", _who(agreement)),
         ("What is learned", _task(agreement)),
-        ("How a record is protected", _privacy(agreement)),
+        (f"How a {agreement.privacy.unit.value} is protected", _privacy(agreement)),
         ("What the coordinator sees", _aggregation(agreement)),
         ("Data and results", _data(agreement)),
         ("Signatures", _signatures(bundle, checked)),
@@ -106,7 +106,15 @@ def _privacy(agreement: Agreement) -> Rows:
     yield "noise", f"at least {terms.min_noise_multiplier:g} times the clip norm"
     yield "clip norm", f"at most {terms.max_l2_clip_norm:g}: the most one {terms.unit.value} can move a step"
     yield "sampling", f"each step sees a {terms.unit.value} with probability at most {terms.max_sample_rate:g}"
-    yield "agreed size", f"{terms.public_dataset_size} records a site; the true sizes stay secret"
+    if terms.max_records_per_user is not None:
+        yield (
+            "a user",
+            (
+                "all records of a site with one value in its key column; "
+                f"a step takes at most {terms.max_records_per_user} of them, and clips what they say together"
+            ),
+        )
+    yield "agreed size", f"{terms.public_dataset_size} {terms.unit.value}s a site; the true sizes stay secret"
 
 
 def _aggregation(agreement: Agreement) -> Rows:

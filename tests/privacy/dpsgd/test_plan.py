@@ -66,5 +66,13 @@ def test_plan_of_an_order_takes_the_public_divisor() -> None:
         "expected_batch_size": 123.0,
         "steps": 3,
         "physical_batch_size": plan.physical_batch_size,
+        "max_records_per_user": None,
     }
+    assert plan.event().unit is PrivacyUnit.RECORD
+    of_users = DpSgdPlan.from_spec(training.model_copy(update={"max_records_per_user": 5}))
+    assert (of_users.max_records_per_user, of_users.unit, of_users.event().unit) == (
+        5,
+        PrivacyUnit.USER,
+        PrivacyUnit.USER,
+    )
     assert not {"data", "dataset", "examples"} & set(inspect.signature(DpSgdPlan.from_spec).parameters)
