@@ -88,7 +88,7 @@ class SiteAgent:
         self.site = identity.name.name
         self._identity = identity
         self._agreement = agreement
-        self._gate = Gate(agreement, policy, self.site)
+        self._gate = Gate(agreement, policy, self.site, data_unit=workbench.data_unit)
         self._policy = policy
         self._ledger = ledger
         self._journal = journal

@@ -16,6 +16,8 @@ class DataSettings(Strict):
     path: Path = Field(strict=False)
     text_column: str = "text"
     label_column: str = "label"
+    #: says whose a record is; wanted where the agreement's privacy unit is a user, and nowhere else
+    key_column: str | None = None
 
 
 class SiteSettings(Strict):

@@ -1,5 +1,8 @@
 """A site's records, from CSV or JSONL: streamed, checked against the agreed labels, de-identified on load.
 
+Where the privacy unit is a user, a key column says whose each record is. A key tells records of one user from those of
+others and is forgotten once the file is read: it is in no text, no log and no error.
+
 Errors name the file, the row and the label, for the person at the site. They quote data, so they never
 travel: what the coordinator is told is :attr:`tacit.errors.RefusalReason.DATA` and nothing more.
 """
@@ -17,8 +20,10 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
 from privacy.deidentify import Profile, profile_named
+from privacy.events import PrivacyUnit
+from privacy.terms import Agreement
 from tacit.canonical import parse_json
-from tacit.errors import DataError, InputError
+from tacit.errors import ConfigError, DataError, InputError
 
 CSV_SUFFIXES: Final = (".csv",)
 JSONL_SUFFIXES: Final = (".jsonl", ".ndjson")
@@ -42,9 +47,50 @@ class LoadedData:
     deidentification: Mapping[str, int]
     #: ``sha256:<hex>`` of the file's bytes, whatever its name; for the site's own ledger only
     dataset_id: str
+    #: whose each record is, users numbered as they first appear; None without a key column. The keys are forgotten
+    owners: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+def load_private_records(
+    path: Path, text_column: str, label_column: str, key_column: str | None, agreement: Agreement
+) -> LoadedData:
+    """Read a site's own records as its agreement says: labels, de-identification, privacy unit.
+
+    Raises:
+        ConfigError: see :func:`check_key_column`.
+        DataError: as :func:`load_records`.
+    """
+    check_key_column(agreement.privacy.unit, key_column)
+    return load_records(
+        path,
+        text_column,
+        label_column,
+        tuple(agreement.task.labels),
+        profile=agreement.deidentification.profile,
+        key_column=key_column,
+    )
+
+
+def check_key_column(unit: PrivacyUnit, key_column: str | None) -> None:
+    """Refuse data that are not kept by the agreed privacy unit.
+
+    Raises:
+        ConfigError: unit user without a key column, or a key column under another unit.
+    """
+    if unit is PrivacyUnit.USER and key_column is None:
+        raise ConfigError(
+            "the agreement protects users, and no key column was named; expected the column that tells users apart",
+            hint="name it: key_column in [data] of site.toml or in [[simulation.sites]], or --key-column",
+        )
+    if unit is not PrivacyUnit.USER and key_column is not None:
+        raise ConfigError(
+            f"the key column {key_column!r} was named, and the agreement protects each {unit.value}, not users; "
+            "expected no key column",
+            hint="leave the key column out, or agree on unit user in a new agreement",
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +108,7 @@ def load_records(
     labels: Sequence[str],
     *,
     profile: str | None,
+    key_column: str | None = None,
 ) -> LoadedData:
     """Read a CSV or JSONL file with a text and a label column.
 
@@ -72,20 +119,32 @@ def load_records(
         label_column: name of the column with the label; a whole number in JSONL counts as its decimal text.
         labels: the agreed labels; a record's label becomes its index here.
         profile: name of the de-identification profile of the agreement, or None for public data.
+        key_column: name of the column that says whose a record is. Equal keys are one user, compared as they are
+            read: neither trimmed nor de-identified. A whole number in JSONL counts as its decimal text.
 
     Raises:
         DataError: missing or unreadable file, unknown suffix, not UTF-8, no records, a missing or repeated
-            column, a ragged row, a bad JSON line, or a label that was not agreed.
+            column, a ragged row, a bad JSON line, a label that was not agreed, or an empty key.
         ConfigError: no such profile.
     """
     deidentify: Profile = profile_named(profile if profile is not None else "none")
     index = {label: position for position, label in enumerate(labels)}
     texts: list[str] = []
     targets: list[int] = []
+    owners: list[int] = []
+    users: dict[str, int] = {}
     counts = dict.fromkeys(deidentify.types, 0)
+    columns = (text_column, label_column) if key_column is None else (text_column, label_column, key_column)
     with _open(path) as stream:
-        for row in _rows(path, stream, (text_column, label_column)):
-            text, label = row.fields
+        for row in _rows(path, stream, columns):
+            text, label, *keys = row.fields
+            for key in keys:
+                if not key.strip():
+                    raise DataError(
+                        f"{path}, {row.place}: the key column {key_column!r} is empty, expected whose record it is",
+                        hint="fill in the key, or leave the record out of the file",
+                    )
+                owners.append(users.setdefault(key, len(users)))
             target = index.get(label)
             if target is None:
                 raise DataError(
@@ -101,7 +160,13 @@ def load_records(
         digest = stream.hexdigest()
     if not texts:
         raise DataError(f"{path} has no records, expected at least one", hint="check the file and its header")
-    return LoadedData(tuple(texts), tuple(targets), MappingProxyType(counts), f"sha256:{digest}")
+    return LoadedData(
+        tuple(texts),
+        tuple(targets),
+        MappingProxyType(counts),
+        f"sha256:{digest}",
+        None if key_column is None else tuple(owners),
+    )
 
 
 def distinct_labels(path: Path, label_column: str) -> tuple[str, ...]:
@@ -162,7 +227,9 @@ def _open(path: Path) -> Iterator[_HashingStream]:
 
 def _rows(path: Path, stream: _HashingStream, columns: tuple[str, ...]) -> Iterator[_Row]:
     if len(set(columns)) != len(columns):
-        raise DataError(f"{path}: text and label are both column {columns[0]!r}, expected two columns")
+        twice = next(column for column in columns if columns.count(column) > 1)
+        what = "text, label and key" if len(columns) > 2 else "text and label"
+        raise DataError(f"{path}: {what} name the column {twice!r} twice, expected different columns")
     text = io.TextIOWrapper(io.BufferedReader(stream, 1 << 16), encoding="utf-8-sig", newline="")
     read = _csv_rows if path.suffix.lower() in CSV_SUFFIXES else _jsonl_rows
     try:
@@ -232,7 +299,7 @@ def _field(path: Path, place: str, record: Mapping[str, Any], column: str) -> st
     if column not in record:
         raise DataError(
             f"{path}, {place}: no field {column!r}; fields found: {_listed(tuple(record))}",
-            hint="every line needs the text and the label field",
+            hint="every line needs the text and the label field, and the key field if there is one",
         )
     value = record[column]
     if isinstance(value, int) and not isinstance(value, bool):

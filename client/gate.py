@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final
 
 from privacy.agreement import VerifiedAgreement, check_valid_at
-from privacy.events import PrivacyMode, check_guarantee
+from privacy.events import PrivacyMode, PrivacyUnit, check_guarantee, kept_by
 from privacy.noise_shares import ShareGrid
 from privacy.order import Order, WeightSpec
 from privacy.policy import Limits, SitePolicy, effective_limits
@@ -57,6 +57,7 @@ class _Situation:
     verified: VerifiedAgreement
     policy: SitePolicy
     site: str
+    data_unit: PrivacyUnit
     now: datetime
 
     @property
@@ -74,13 +75,14 @@ class Gate:
         agreement: from :func:`privacy.agreement.verify`.
         policy: the site's own, stricter limits.
         site: this site's name, from its certificate.
+        data_unit: what the site's data are kept by: a user where they were read with a key column, else a record.
 
     Raises:
         AgreementError: the agreement's digest is not the one that was verified.
         ConfigError: the site is not a partner, or the policy is another site's.
     """
 
-    def __init__(self, agreement: VerifiedAgreement, policy: SitePolicy, site: str) -> None:
+    def __init__(self, agreement: VerifiedAgreement, policy: SitePolicy, site: str, *, data_unit: PrivacyUnit) -> None:
         if policy.site != site:
             raise ConfigError(
                 f"the policy is for site {policy.site!r}, and this is site {site!r}",
@@ -96,6 +98,7 @@ class Gate:
         self._agreement = agreement
         self._policy = policy
         self._site = site
+        self._data_unit = data_unit
 
     def check(self, order: Order, *, now: datetime) -> None:
         """Return if the order may be carried out at ``now``.
@@ -107,7 +110,7 @@ class Gate:
         Raises:
             Refusal: the first rule the order breaks, with its typed reason.
         """
-        situation = _Situation(self._agreement, self._policy, self._site, now)
+        situation = _Situation(self._agreement, self._policy, self._site, self._data_unit, now)
         for rule in RULES:
             rule(order, situation)
 
@@ -237,6 +240,22 @@ def _guarantee_is_the_agreed_one(order: Order, at: _Situation) -> None:
         check_guarantee(order.mode, order.unit, order.adjacency)
     except InputError as error:
         raise Refusal(RefusalReason.PRIVACY_PARAMETERS, error.message, hint=error.hint) from error
+
+
+def _contributions_are_bounded(order: Order, at: _Situation) -> None:
+    ordered, agreed = order.training.max_records_per_user, at.agreement.privacy.max_records_per_user
+    if ordered != agreed:
+        raise _privacy(f"max_records_per_user {ordered} was ordered, agreed: {agreed}")
+
+
+def _data_are_kept_by_the_unit(_order: Order, at: _Situation) -> None:
+    agreed = at.agreement.privacy.unit
+    if at.data_unit is not kept_by(agreed):
+        raise Refusal(
+            RefusalReason.DATA,
+            f"the agreement protects each {agreed.value}, and this site's data are kept by {at.data_unit.value}",
+            hint="the site's key column says whose a record is: key_column in [data] of site.toml",
+        )
 
 
 def _noise_is_enough(order: Order, at: _Situation) -> None:
@@ -408,6 +427,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _base_model_is_the_agreed_one,
     _adapter_is_allowed,
     _guarantee_is_the_agreed_one,
+    _contributions_are_bounded,
+    _data_are_kept_by_the_unit,
     _noise_is_enough,
     _noise_is_secret,
     _clip_is_tight_enough,

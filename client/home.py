@@ -50,13 +50,16 @@ class Home(Generic[Settings]):
         path = folder / cls.settings_name
         if path.exists():
             raise ConfigError(f"{path} exists already", hint="edit it, or choose another folder")
-        write_atomic(path, tomli_w.dumps(settings.model_dump(mode="json")).encode())
+        write_atomic(path, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode())
         return cls(folder)
 
     def change_settings(self, **changes: object) -> None:
         """Write the settings file again with some values changed."""
         self.settings = self.settings.model_copy(update=changes)
-        write_atomic(self.folder / self.settings_name, tomli_w.dumps(self.settings.model_dump(mode="json")).encode())
+        write_atomic(
+            self.folder / self.settings_name,
+            tomli_w.dumps(self.settings.model_dump(mode="json", exclude_none=True)).encode(),
+        )
 
     @property
     def pki(self) -> Path:

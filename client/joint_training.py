@@ -11,7 +11,7 @@ from client.training import check_model, open_engine
 from models.classifier import AdapterModel
 from models.layout import Vector
 from models.tokens import TokenisedData
-from privacy.dpsgd import DpSgdPlan, check_independence, clip_sample, poisson_sample
+from privacy.dpsgd import DpSgdPlan, check_independence, sampled_sum
 from privacy.joint import JointSteps
 from privacy.noise_shares import ShareGrid, noised_contribution
 from privacy.order import Order
@@ -23,8 +23,8 @@ from privacy.secagg.ring import RingVector
 class JointTraining:
     """One site through the steps of one order. A context manager, which holds the gradient engine.
 
-    The site samples its own records at the common rate and never applies anything but opened sums, so that its
-    weights are those of every other site and of the coordinator.
+    The site samples its own records, or users, at the common rate and never applies anything but opened sums, so that
+    its weights are those of every other site and of the coordinator.
 
     Args:
         model: built from the order's base model, LoRA and labels; changed in place.
@@ -81,9 +81,8 @@ class JointTraining:
 
         An empty sample contributes noise alone, and counts.
         """
-        indices = poisson_sample(self._noise, len(self._data), self._plan.sample_rate)
         clip = self._steps.clip
-        sample = clip_sample(self._engine, self._data, indices, self._plan, clip.value)
+        sample = sampled_sum(self._engine, self._data, self._plan, self._noise, self._data.users, clip.value)
         joined = clip.join(sample.total, sample.centred_count)
         return noised_contribution(joined, self._order.training, self._grid, noise=self._noise, rounding=self._rounding)
 

@@ -20,7 +20,7 @@ from certs.names import Role
 from client.agent import SiteAgent
 from client.aggregation_grpc import GrpcAggregation
 from client.config import SiteHome
-from client.data import LoadedData, load_records
+from client.data import LoadedData, load_private_records
 from client.fleet_api import GRPC_OPTIONS
 from client.step_journal import FileStepJournal
 from client.supernode import AGENT_SOCKET_VARIABLE, supernode_child
@@ -115,6 +115,7 @@ def summary_of(agreement: VerifiedAgreement) -> dict[str, Any]:
         "title": agreed.title,
         "valid_until": agreed.valid_until,
         "approved_by": list(agreement.approved_by),
+        "unit": agreed.privacy.unit.value,
         "epsilon_per_run": agreed.privacy.epsilon_per_run,
         "epsilon_lifetime": agreed.privacy.epsilon_lifetime,
         "delta": agreed.privacy.delta,
@@ -126,15 +127,11 @@ def load_site_data(home: SiteHome, agreement: VerifiedAgreement) -> LoadedData:
 
     Raises:
         DataError: the file, a column or a label cannot be used.
+        ConfigError: a key column is named and the agreement's privacy unit is no user, or the other way round.
     """
-    agreed = agreement.agreement
     settings = home.settings.data
-    return load_records(
-        home.data_path,
-        settings.text_column,
-        settings.label_column,
-        tuple(agreed.task.labels),
-        profile=agreed.deidentification.profile,
+    return load_private_records(
+        home.data_path, settings.text_column, settings.label_column, settings.key_column, agreement.agreement
     )
 
 
@@ -172,7 +169,8 @@ class SiteService:
         self._ledger.accept_agreement(credentials.agreement.digest, summary_of(credentials.agreement))
         configure_compute(home.settings.torch_threads)
         data = load_site_data(home, credentials.agreement)
-        progress(f"{len(data.texts)} records read, identifiers replaced: {_counts(data)}")
+        whose = "" if data.owners is None else f" of {len(set(data.owners))} users"
+        progress(f"{len(data.texts)} records{whose} read, identifiers replaced: {_counts(data)}")
         workbench = Workbench(home.settings.base_model, agreed, data)
         progress(f"base model {agreed.base_model.name} has the agreed digest")
         self._channel = grpc.secure_channel(

@@ -69,7 +69,7 @@ def train_round(
         for step in range(plan.steps):
             noise_stddev = clip.noise_stddev / plan.expected_batch_size
             optimiser.step(
-                noisy_gradient(gradients, data, plan, source, clip),
+                noisy_gradient(gradients, data, plan, source, data.users, clip=clip),
                 learning_rate=rates.at(first_step_of(order) + step),
                 noise_variance=noise_stddev**2,
             )

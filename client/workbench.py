@@ -9,6 +9,8 @@ from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
 from models.tokens import TokenisedData
 from privacy.agreement import Agreement
+from privacy.dpsgd import UserRecords
+from privacy.events import PrivacyUnit
 from privacy.order import LoraSpec, Order
 from tacit.errors import ModelError
 
@@ -29,6 +31,9 @@ class Workbench:
         self._folder: Path = resolve_model_folder(base_model)
         self._labels = tuple(agreement.task.labels)
         self._data = data
+        self._users = None if data.owners is None else UserRecords(data.owners)
+        #: what the data are kept by: a privacy unit that they have no key for cannot be protected
+        self.data_unit = PrivacyUnit.RECORD if data.owners is None else PrivacyUnit.USER
         self._built: tuple[LoraSpec, int] | None = None
         self._model: AdapterModel | None = None
         self._records: TokenisedData | None = None
@@ -45,6 +50,6 @@ class Workbench:
         wanted = (order.lora, order.training.max_tokens)
         if self._model is None or self._records is None or self._built != wanted:
             self._model = build_classifier(self._folder, order.lora, self._labels, order.training.max_tokens)
-            self._records = self._model.tokenise(self._data.texts, self._data.labels)
+            self._records = self._model.tokenise(self._data.texts, self._data.labels).owned_by(self._users)
             self._built = wanted
         return self._model, self._records

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from privacy.dpsgd.users import UserRecords
 from tacit.errors import DataError
 
 
@@ -46,9 +48,23 @@ class TokenisedData:
         self._labels = torch.tensor(list(labels), dtype=torch.int64)
         self._pad_token_id = pad_token_id
         self._lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
+        #: whose records they are; None where every record is a privacy unit of its own
+        self.users: UserRecords | None = None
 
     def __len__(self) -> int:
         return len(self._token_ids)
+
+    def owned_by(self, users: UserRecords | None) -> TokenisedData:
+        """Return these records with what is known of whose they are.
+
+        Raises:
+            DataError: ``users`` is about another number of records.
+        """
+        if users is not None and len(users.owners) != len(self):
+            raise DataError(f"got users of {len(users.owners)} records, expected {len(self)}")
+        owned = copy(self)
+        owned.users = users
+        return owned
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -29,9 +29,17 @@ class PrivacyMode(StrEnum):
 class PrivacyUnit(StrEnum):
     """What neighbouring worlds differ in."""
 
+    #: one row of a site's file
     RECORD = "record"
+    #: all rows of a site's file that have one value in its key column
+    USER = "user"
     #: everything one site contributes to a run
     SITE = "site"
+
+
+def kept_by(unit: PrivacyUnit) -> PrivacyUnit:
+    """What a site's data must be kept by so that ``unit`` can be protected: users need a key, all else single rows."""
+    return PrivacyUnit.USER if unit is PrivacyUnit.USER else PrivacyUnit.RECORD
 
 
 class Adjacency(StrEnum):
@@ -43,11 +51,13 @@ class Adjacency(StrEnum):
     ZERO_OUT = "zero-out"
 
 
+_IN_A_SITE = frozenset({(PrivacyUnit.RECORD, Adjacency.ADD_REMOVE), (PrivacyUnit.USER, Adjacency.ADD_REMOVE)})
 #: What a mode can protect. An agreement, order or event that pairs them otherwise is refused: epsilon would be charged
 #: for something that nobody was promised.
 GUARANTEES: Final[Mapping[PrivacyMode, frozenset[tuple[PrivacyUnit, Adjacency]]]] = {
-    PrivacyMode.LOCAL: frozenset({(PrivacyUnit.RECORD, Adjacency.ADD_REMOVE)}),
-    PrivacyMode.JOINT: frozenset({(PrivacyUnit.RECORD, Adjacency.ADD_REMOVE)}),
+    # Users are sampled and clipped as records are, so a step costs a user what it costs a record.
+    PrivacyMode.LOCAL: _IN_A_SITE,
+    PrivacyMode.JOINT: _IN_A_SITE,
     PrivacyMode.SITE: frozenset({(PrivacyUnit.SITE, Adjacency.ZERO_OUT)}),
 }
 
@@ -71,7 +81,7 @@ class SubsampledGaussian(BaseModel):
     """``steps`` compositions of the Gaussian mechanism on Poisson samples (Abadi et al. 2016; Mironov et al. 2019).
 
     ``noise_multiplier`` is the noise's standard deviation divided by the clip norm; ``sample_rate`` is the
-    probability with which each record enters each step's batch, independently.
+    probability with which each record, or each user by ``unit``, enters each step's batch, independently.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)

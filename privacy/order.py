@@ -56,6 +56,8 @@ class TrainingSpec(TrainingOptions):
 
     expected_batch_size: float = Field(gt=0)
     max_tokens: int = Field(gt=0, le=8192)
+    #: unit user only: the most records of one user that enter a step. Public, by agreement
+    max_records_per_user: int | None = Field(gt=0, default=None)
 
 
 class WeightSpec(Strict):
@@ -170,6 +172,11 @@ class Order(Strict):
         return self
 
     @model_validator(mode="after")
+    def _contributions_are_bounded(self) -> Order:
+        check_contribution_bound(self.unit, self.training.max_records_per_user)
+        return self
+
+    @model_validator(mode="after")
     def _round_is_planned(self) -> Order:
         if self.round > self.rounds_planned:
             raise ValueError(f"round {self.round} is beyond the {self.rounds_planned} rounds planned")
@@ -205,6 +212,16 @@ class Order(Strict):
         """
         return event_of(
             self.mode, self.unit, self.adjacency, self.training, self.secagg, self.vector_length, collusion_bound
+        )
+
+
+def check_contribution_bound(unit: PrivacyUnit, max_records_per_user: int | None) -> None:
+    """Raise ValueError unless unit user comes with a bound, and unit record without one."""
+    if unit is PrivacyUnit.USER and max_records_per_user is None:
+        raise ValueError("unit user needs max_records_per_user: the most records of one user that enter a step")
+    if unit is not PrivacyUnit.USER and max_records_per_user is not None:
+        raise ValueError(
+            f"max_records_per_user ({max_records_per_user}) goes with unit user, received unit {unit.value}"
         )
 
 

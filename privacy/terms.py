@@ -11,12 +11,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from certs.identity import PUBLIC_KEY_BYTES, PeerIdentity
 from certs.names import PeerName, Role
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, check_guarantee
-from privacy.order import Digest, Name, Strict, WeightSpec
+from privacy.order import Digest, Name, Strict, WeightSpec, check_contribution_bound
 from tacit.canonical import digest
 from tacit.errors import InputError
 
@@ -100,7 +107,7 @@ class AdapterTerms(Strict):
 
 
 class PrivacyTerms(Strict):
-    """The guarantee to every record, or to every site, and the limits of what a run may ask for.
+    """The guarantee to every record, user or site, and the limits of what a run may ask for.
 
     There is one unit: all modes agreed must protect it, and budgets count nothing else.
     """
@@ -117,8 +124,10 @@ class PrivacyTerms(Strict):
     min_noise_multiplier: float = Field(gt=0)
     max_l2_clip_norm: float = Field(gt=0)
     max_sample_rate: float = Field(gt=0, le=1)
-    #: agreed size, in records, that normalises every site's updates; never a site's true size
+    #: agreed size that normalises every site's updates, in units: records, or users. Never a site's true size
     public_dataset_size: int = Field(gt=0, le=10**12)
+    #: unit user only: the most records of one user that enter a step
+    max_records_per_user: int | None = Field(gt=0, le=1_000_000, default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> PrivacyTerms:
@@ -136,7 +145,16 @@ class PrivacyTerms(Strict):
                 check_guarantee(mode, self.unit, self.adjacency)
             except InputError as error:
                 raise ValueError(error.message) from error
+        check_contribution_bound(self.unit, self.max_records_per_user)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_bound(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Agreements about records were signed before there was such a bound: their digests must stay what they were.
+        data: dict[str, Any] = handler(self)
+        if data["max_records_per_user"] is None:
+            del data["max_records_per_user"]
+        return data
 
 
 class SecureAggregationTerms(Strict):

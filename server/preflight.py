@@ -16,7 +16,7 @@ import tacit
 from client.gate import Gate
 from privacy.accounting import adversary_bounds, epsilon
 from privacy.agreement import Agreement, VerifiedAgreement
-from privacy.events import DpEvent, PrivacyMode
+from privacy.events import DpEvent, PrivacyMode, kept_by
 from privacy.noise_shares import NOISE_REACH
 from privacy.order import Order, SecAggSpec, TrainingSpec, event_of
 from privacy.policy import SitePolicy
@@ -42,12 +42,16 @@ _HEADROOM_BITS = 1
 
 
 def training_of(spec: RunSpec, agreement: Agreement) -> TrainingSpec:
-    """Complete ``[training]`` by the public normaliser: sample rate times the agreed dataset size."""
+    """Complete ``[training]`` by what is agreed: the public normaliser, and the contribution bound of a user.
+
+    The normaliser is the sample rate times the agreed dataset size, in privacy units.
+    """
     training = spec.training
     return TrainingSpec(
         **training.model_dump(),
         expected_batch_size=training.sample_rate * agreement.privacy.public_dataset_size,
         max_tokens=spec.model.max_tokens,
+        max_records_per_user=agreement.privacy.max_records_per_user,
     )
 
 
@@ -135,7 +139,9 @@ def submission_facts(
             agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds, weight=1
         )
         try:
-            Gate(agreement, policy, partner.name).check(order, now=datetime.now(UTC))
+            # the coordinator has no data; each site's gate knows what its own are kept by
+            gate = Gate(agreement, policy, partner.name, data_unit=kept_by(agreed.privacy.unit))
+            gate.check(order, now=datetime.now(UTC))
         except Refusal as refusal:
             hint = refusal.hint or "correct the run file, or agree on other limits in a new agreement"
             raise Refusal(refusal.reason, refusal.message, hint=hint) from refusal

@@ -81,6 +81,8 @@ class SimulatedSite(Strict):
     data: Path = Field(strict=False)
     text_column: str = "text"
     label_column: str = "label"
+    #: says whose a record is; wanted where the agreement's privacy unit is a user, and nowhere else
+    key_column: str | None = None
 
 
 class SimulationSection(Strict):

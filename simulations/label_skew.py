@@ -7,6 +7,7 @@ each site its own mix of labels. This is data preparation, not privacy: it is se
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,13 +41,43 @@ def dirichlet_assignment(labels: Sequence[str], sites: int, alpha: float, seed: 
     return assignment
 
 
+def assignment_by_user(labels: Sequence[str], keys: Sequence[str], sites: int, alpha: float, seed: int) -> list[int]:
+    """Return the site of each row when all rows of one user go to one site.
+
+    Users are split as :func:`dirichlet_assignment` splits rows, each by its most frequent label (the first in sorted
+    order of those that are equally frequent).
+
+    Args:
+        labels: of each row.
+        keys: of each row, whose it is.
+        sites: how many sites.
+        alpha: of the Dirichlet distribution.
+        seed: of the split.
+    """
+    labels_of: dict[str, Counter[str]] = {}
+    for label, key in zip(labels, keys, strict=True):
+        labels_of.setdefault(key, Counter())[label] += 1
+    usual = [min(counts, key=lambda label: (-counts[label], label)) for counts in labels_of.values()]
+    site_of = dict(zip(labels_of, dirichlet_assignment(usual, sites, alpha, seed), strict=True))
+    return [site_of[key] for key in keys]
+
+
 def split_csv(
-    source: Path, label_column: str, sites: Sequence[str], *, alpha: float, seed: int, out: Path
+    source: Path,
+    label_column: str,
+    sites: Sequence[str],
+    *,
+    alpha: float,
+    seed: int,
+    out: Path,
+    key_column: str | None = None,
 ) -> dict[str, int]:
     """Write ``out/SITE.csv`` for each site and return how many rows each got.
 
+    With a ``key_column`` all rows of one user go to one site, as unit user needs.
+
     Raises:
-        DataError: the source cannot be read, has no such column, or a site would get no row.
+        DataError: the source cannot be read, has no such column, an empty key, or a site would get no row.
         ConfigError: fewer than two sites, a repeated one, a bad alpha, or a file that exists already.
     """
     if len(set(sites)) != len(sites) or len(sites) < 2:
@@ -57,7 +88,19 @@ def split_csv(
     with source.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         columns, rows = list(reader.fieldnames or ()), list(reader)
-    assignment = dirichlet_assignment([row[label_column] for row in rows], len(sites), alpha, seed)
+    labels = [row[label_column] for row in rows]
+    if key_column is None:
+        assignment = dirichlet_assignment(labels, len(sites), alpha, seed)
+    else:
+        distinct_labels(source, key_column)
+        keys = [row[key_column] for row in rows]
+        for number, key in enumerate(keys, start=1):
+            if not key.strip():
+                raise DataError(
+                    f"{source}, row {number}: the key column {key_column!r} is empty, expected whose row it is",
+                    hint="fill in the key, or leave the row out",
+                )
+        assignment = assignment_by_user(labels, keys, len(sites), alpha, seed)
     counts = {site: assignment.count(index) for index, site in enumerate(sites)}
     if min(counts.values()) == 0:
         raise DataError(f"a site would get no row: {counts}", hint="use a larger alpha or another seed")

@@ -21,7 +21,7 @@ from client.flower import free_port
 from client.service import create_ledger
 from models.base import base_model_digest, resolve_model_folder
 from privacy.agreement import AgreementBundle, draft, party_from, save_bundle, sign
-from privacy.events import GUARANTEES, PrivacyMode
+from privacy.events import GUARANTEES, PrivacyMode, PrivacyUnit
 from privacy.order import WeightSpec
 from privacy.policy import SitePolicy, save_policy
 from privacy.terms import format_instant
@@ -67,6 +67,8 @@ class ConsortiumPlan:
         weights: cap and bin of weighted sums; None when all sites count the same.
         site_weights: what each site declares, for weighted sums.
         mode: privacy mode of the run, and the one that is agreed.
+        key_column: of the data files, where the agreed privacy unit is a user; None where it is a record.
+        max_records_per_user: agreed contribution bound of a user; only with ``key_column``.
     """
 
     consortium: str
@@ -88,6 +90,8 @@ class ConsortiumPlan:
     weights: WeightSpec | None = None
     site_weights: Mapping[str, int] = field(default_factory=dict)
     mode: PrivacyMode = PrivacyMode.LOCAL
+    key_column: str | None = None
+    max_records_per_user: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
 
     now = datetime.now(UTC)
     recipe = plan.recipe
-    unit, adjacency = min(GUARANTEES[plan.mode])
+    unit = _unit(plan)
+    (adjacency,) = {how for each, how in GUARANTEES[plan.mode] if each is unit}
     terms = {
         "tacit_agreement": 1,
         "consortium": plan.consortium,
@@ -193,6 +198,7 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
             "max_l2_clip_norm": recipe.l2_clip_norm,
             "max_sample_rate": max(0.5, recipe.sample_rate),
             "public_dataset_size": recipe.public_dataset_size,
+            "max_records_per_user": plan.max_records_per_user,
         },
         "secure_aggregation": {
             "min_cohort": min(3, len(plan.sites)),
@@ -226,7 +232,9 @@ def _make_site(made: LocalConsortium, site: str, data: Path, bundle: AgreementBu
     shutil.copytree(made.folder / "issued" / site, folder / "pki")
     shutil.copyfile(made.agreement, folder / "agreement.yaml")
     settings = SiteSettings(
-        coordinator="localhost:9400", base_model=plan.base_model, data=DataSettings(path=data.resolve())
+        coordinator="localhost:9400",
+        base_model=plan.base_model,
+        data=DataSettings(path=data.resolve(), key_column=plan.key_column),
     )
     place = SiteHome.create(folder, settings)
     policy = SitePolicy.draft(
@@ -273,10 +281,18 @@ def _run_file(plan: ConsortiumPlan) -> dict[str, object]:
     return run
 
 
+def _unit(plan: ConsortiumPlan) -> PrivacyUnit:
+    if plan.mode is PrivacyMode.SITE:
+        return PrivacyUnit.SITE
+    return PrivacyUnit.RECORD if plan.key_column is None else PrivacyUnit.USER
+
+
 def _strategy(plan: ConsortiumPlan) -> str:
     return JOINT_STRATEGY if plan.mode is PrivacyMode.JOINT else "fedavg"
 
 
 def _simulated_site(plan: ConsortiumPlan, site: str) -> dict[str, object]:
     found: dict[str, object] = {"name": site, "data": str(plan.sites[site].resolve())}
+    if plan.key_column is not None:
+        found["key_column"] = plan.key_column
     return found | ({"weight": plan.site_weights[site]} if site in plan.site_weights else {})

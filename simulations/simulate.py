@@ -21,7 +21,7 @@ import server.app
 from certs.authority import ConsortiumAuthority
 from certs.identity import Identity, PeerIdentity
 from client.agent import SiteAgent
-from client.data import load_records
+from client.data import load_private_records
 from client.service import summary_of
 from client.step_journal import FileStepJournal
 from client.workbench import Workbench
@@ -59,7 +59,7 @@ class SimulatedConsortium:
 
     Raises:
         ConfigError: the run file has no usable ``[simulation]`` section.
-        DataError, ModelError, AgreementError: as at a real site.
+        ConfigError, DataError, ModelError, AgreementError: as at a real site.
     """
 
     def __init__(self, spec: RunSpec, folder: Path) -> None:
@@ -139,13 +139,7 @@ class SimulatedConsortium:
 
     def _agent(self, site: SimulatedSite, agreement: VerifiedAgreement) -> SiteAgent:
         agreed = agreement.agreement
-        data = load_records(
-            site.data,
-            site.text_column,
-            site.label_column,
-            tuple(agreed.task.labels),
-            profile=agreed.deidentification.profile,
-        )
+        data = load_private_records(site.data, site.text_column, site.label_column, site.key_column, agreed)
         identity = self._identities[site.name]
         ledger = Ledger.open(self._folder / "sites" / site.name / "ledger.sqlite", identity)
         ledger.accept_agreement(agreement.digest, summary_of(agreement))

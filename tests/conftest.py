@@ -50,25 +50,36 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_messages(path: Path, rows: int, seed: int) -> Path:
-    """Write ``rows`` labelled sentences in which one word tells the label."""
+def write_messages(path: Path, rows: int, seed: int, records_per_user: int | None = None) -> Path:
+    """Write ``rows`` labelled sentences in which one word tells the label.
+
+    With ``records_per_user`` a column ``who`` names whose each is: about that many, some more and some less, are one's.
+    """
     rng = random.Random(seed)
+    owners = random.Random(1000 + seed)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["text", "label"])
+        writer.writerow(["text", "label", *(["who"] if records_per_user else [])])
         for index in range(rows):
             label = LABELS[index % len(LABELS)]
             words = [*rng.sample(FILLER, 4), rng.choice(WORDS[label])]
             rng.shuffle(words)
-            writer.writerow([" ".join(words), label])
+            who = [f"customer-{seed}-{owners.randrange(rows // records_per_user)}"] if records_per_user else []
+            writer.writerow([" ".join(words), label, *who])
     return path
 
 
 @pytest.fixture
 def small_plan(tmp_path: Path, tiny_model: Path) -> Callable[..., ConsortiumPlan]:
-    """Return a function that makes a plan: ``small_plan(sites=3, rounds=2, noise_seed=None)``."""
+    """Return a function that makes a plan: ``small_plan(sites=3, rounds=2, noise_seed=None)``, and the recipe's."""
 
-    def make(sites: int = 3, rounds: int = 2, noise_seed: int | None = None, **recipe: float) -> ConsortiumPlan:
+    def make(
+        sites: int = 3,
+        rounds: int = 2,
+        noise_seed: int | None = None,
+        records_per_user: int | None = None,
+        **recipe: float,
+    ) -> ConsortiumPlan:
         data = tmp_path / "data"
         data.mkdir(exist_ok=True)
         names = ("alpha", "beta", "delta", "gamma")[:sites] if sites == 4 else ("alpha", "beta", "gamma")[:sites]
@@ -89,7 +100,10 @@ def small_plan(tmp_path: Path, tiny_model: Path) -> Callable[..., ConsortiumPlan
             consortium="tests",
             title="A small agreement",
             purpose="To test.",
-            sites={name: write_messages(data / f"{name}.csv", 120, seed) for seed, name in enumerate(names)},
+            sites={
+                name: write_messages(data / f"{name}.csv", 120, seed, records_per_user)
+                for seed, name in enumerate(names)
+            },
             labels=LABELS,
             base_model=str(tiny_model),
             base_model_name="tiny",
@@ -101,6 +115,9 @@ def small_plan(tmp_path: Path, tiny_model: Path) -> Callable[..., ConsortiumPlan
             delta=1e-4,
             testing=noise_seed is not None,
             noise_seed=noise_seed,
+            key_column="who" if records_per_user else None,
+            # less than the users who have the most
+            max_records_per_user=records_per_user,
         )
 
     return make

@@ -99,6 +99,11 @@ def agreement(facts: ReportFacts) -> Html:
             ("Coordinator", agreed.coordinator),
             ("Carries signatures of", ", ".join(agreed.signed_by) or "nobody"),
             ("Privacy unit", f"{agreed.unit.value}, {adjacency_text(agreed.adjacency.value)}"),
+            *(
+                [("Records of a user in a step", f"at most {agreed.max_records_per_user}, clipped together")]
+                if agreed.max_records_per_user is not None
+                else []
+            ),
             ("Budget of a run", f"ε {agreed.epsilon_per_run:g} at δ = {delta_text(agreed.delta)}"),
             ("Budget of a lifetime", f"ε {agreed.epsilon_lifetime:g} at δ = {delta_text(agreed.delta)}"),
             ("Collusion bound c", str(agreed.collusion_bound)),
@@ -159,7 +164,7 @@ def parameters(facts: ReportFacts) -> Html:
                     ("Sample rate", f"{training.sample_rate:g}"),
                     ("Noise multiplier", f"{training.noise_multiplier:g}"),
                     ("Clip norm (L2)", f"{training.l2_clip_norm:g}"),
-                    ("Expected batch", f"{training.expected_batch_size:g} records, agreed"),
+                    ("Expected batch", f"{training.expected_batch_size:g} {facts.agreement.unit.value}s, agreed"),
                     ("Learning rate", f"{training.learning_rate:g}"),
                     ("Momentum", f"{training.momentum:g}"),
                     *_options(training),

@@ -253,6 +253,7 @@ def _agreement(bundle: AgreementBundle) -> AgreementFacts:
         coordinator=agreement.coordinator.name,
         signed_by=tuple(signature.signer for signature in bundle.signatures),
         unit=privacy.unit,
+        max_records_per_user=privacy.max_records_per_user,
         adjacency=privacy.adjacency,
         delta=privacy.delta,
         epsilon_per_run=privacy.epsilon_per_run,

@@ -1,7 +1,7 @@
 """Everything a report says, as data. The page is a rendering of this and of nothing else; so is ``report.json``.
 
-The order of the fields is the order in the file. Epsilons are bounds for one privacy unit (a record of one site, or one
-site), at the agreement's delta, unless the field says otherwise.
+The order of the fields is the order in the file. Epsilons are bounds for one privacy unit (a record or a user of one
+site, or one site, as agreed), at the agreement's delta, unless the field says otherwise.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class AgreementFacts(Strict):
     coordinator: Name
     signed_by: tuple[Name, ...]
     unit: Annotated[PrivacyUnit, Field(strict=False)]
+    #: the most records of one user that enter a step; None where the unit is a record
+    max_records_per_user: int | None = None
     adjacency: Annotated[Adjacency, Field(strict=False)]
     delta: float
     epsilon_per_run: float
@@ -156,7 +158,7 @@ class SiteFacts(Strict):
 
 
 class SiteEpsilon(Strict):
-    """What an adversary learns about one unit at one site; ``epsilon`` is None when nothing is claimed."""
+    """What an adversary learns about one privacy unit of one site; ``epsilon`` is None when nothing is claimed."""
 
     site: Name
     epsilon: float | None

@@ -30,7 +30,7 @@ TRUST = TrustFacts(
 
 _PROTECTION = {
     PrivacyMode.LOCAL: (
-        "Only the sum over enough sites can be opened. The noise inside protects records even if it were."
+        "Only the sum over enough sites can be opened. The noise inside protects the data even if it were."
     ),
     PrivacyMode.JOINT: (
         "Only the sum over enough sites can be opened, which carries the whole noise. One site's share alone would "

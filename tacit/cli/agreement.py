@@ -60,6 +60,7 @@ Examples:
       --labels-from public.csv --label-column intent --public-dataset-size 1200 \\
       --title "Customer intents" --purpose "Recognise what customers ask for" \\
       --legal-basis "GDPR Art. 6(1)(f)" --residency EU
+  tacit agreement new ... --unit user --max-records-per-user 8       protects a user's records together
   tacit agreement new --out agreement.yaml --from draft.yaml
 
 To protect whole sites: --mode site --unit site --adjacency zero-out, together.
@@ -113,7 +114,12 @@ def new(
     max_rank: int = typer.Option(8, help="Largest rank of an adapter."),
     strategy: list[str] = typer.Option(["fedavg"], help="Allowed strategies; repeat."),
     mode: list[PrivacyMode] = typer.Option([PrivacyMode.LOCAL], help="Allowed privacy modes; repeat."),
-    unit: PrivacyUnit = typer.Option(PrivacyUnit.RECORD, help="What the guarantee protects."),
+    unit: PrivacyUnit = typer.Option(
+        PrivacyUnit.RECORD, help="What the guarantee protects: one record, all records of one user, or a whole site."
+    ),
+    max_records_per_user: int | None = typer.Option(
+        None, help="Unit user: the most records of one user that enter a step."
+    ),
     adjacency: Adjacency = typer.Option(
         Adjacency.ADD_REMOVE, help="How neighbours differ; mode site goes with unit site and zero-out."
     ),
@@ -122,9 +128,9 @@ def new(
     epsilon_lifetime: float = typer.Option(8.0, help="The most all runs together may ever cost it."),
     min_noise_multiplier: float = typer.Option(0.5, help="The least noise, in clip norms."),
     max_l2_clip_norm: float = typer.Option(1.0, help="The largest clip norm."),
-    max_sample_rate: float = typer.Option(0.2, help="The largest chance of a record to enter a step."),
+    max_sample_rate: float = typer.Option(0.2, help="The largest chance of a record, or user, to enter a step."),
     public_dataset_size: int | None = typer.Option(
-        None, help="Agreed number of records a site counts as: the public normaliser."
+        None, help="Agreed number of records, or users, a site counts as: the public normaliser."
     ),
     min_cohort: int | None = typer.Option(None, help="Fewest sites in a sum; floor(2n/3) + 1 when absent."),
     collusion_bound: int | None = typer.Option(
@@ -203,6 +209,7 @@ def new(
                 "max_l2_clip_norm": max_l2_clip_norm,
                 "max_sample_rate": max_sample_rate,
                 "public_dataset_size": public_dataset_size,
+                "max_records_per_user": max_records_per_user,
             },
             "secure_aggregation": {
                 "min_cohort": default_threshold(len(partner)) if min_cohort is None else min_cohort,

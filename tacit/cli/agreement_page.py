@@ -114,7 +114,15 @@ def _privacy(agreement: Agreement) -> Rows:
     yield "clip norm", f"at most {terms.max_l2_clip_norm:g}: the most one {terms.unit.value} can move a step"
     sampled = "record" if terms.unit is PrivacyUnit.SITE else terms.unit.value
     yield "sampling", f"each step sees a {sampled} with probability at most {terms.max_sample_rate:g}"
-    yield "agreed size", f"{terms.public_dataset_size} records a site; the true sizes stay secret"
+    if terms.max_records_per_user is not None:
+        yield (
+            "a user",
+            (
+                "all records of a site with one value in its key column; "
+                f"a step takes at most {terms.max_records_per_user} of them, and clips what they say together"
+            ),
+        )
+    yield "agreed size", f"{terms.public_dataset_size} {sampled}s a site; the true sizes stay secret"
 
 
 def _aggregation(agreement: Agreement) -> Rows:

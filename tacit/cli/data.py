@@ -14,6 +14,8 @@ _SPLIT_EPILOG = """
 Examples:
 
   tacit data split train.csv --label-column category --site alpha --site beta --site gamma --out data
+
+  tacit data split train.csv --key-column customer --site alpha --site beta --out data      a user's rows at one site
 """
 
 
@@ -27,6 +29,9 @@ def split(
     source: Path = typer.Argument(..., help="CSV file."),
     site: list[str] = typer.Option(..., help="A site's name; repeat."),
     label_column: str = typer.Option("label", help="Column with the label."),
+    key_column: str | None = typer.Option(
+        None, help="Column that says whose a row is: all rows of a user go to one site, as privacy unit user needs."
+    ),
     alpha: float = typer.Option(0.5, help="Dirichlet concentration; small means skewed."),
     seed: int = typer.Option(0, help="Of the split."),
     out: Path = typer.Option(..., help="Folder for one CSV file a site."),
@@ -34,5 +39,6 @@ def split(
     """Split the CSV file SOURCE over sites, with label skew, to play a consortium on one machine."""
     from simulations.label_skew import split_csv
 
-    for name, rows in split_csv(source, label_column, site, alpha=alpha, seed=seed, out=out).items():
+    counts = split_csv(source, label_column, site, alpha=alpha, seed=seed, out=out, key_column=key_column)
+    for name, rows in counts.items():
         typer.echo(f"{out / name}.csv: {rows} rows")

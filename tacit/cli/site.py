@@ -21,6 +21,10 @@ Examples:
       --coordinator hub.example.org:9400 --data messages.csv \\
       --base-model /models/minilm --accept-runs
 
+  tacit site init --home alpha --pki issued/alpha --agreement agreement.yaml \\
+      --coordinator hub.example.org:9400 --data messages.csv --key-column customer \\
+      --base-model /models/minilm                      the agreement protects users
+
   The policy this writes (policy.yaml) equals the agreement's limits: lower them, they can only get stricter.
 """
 
@@ -50,6 +54,9 @@ def init(
     base_model: str = typer.Option(..., help="package:NAME or a local Hugging Face model folder."),
     text_column: str = typer.Option("text", help="Column with the text."),
     label_column: str = typer.Option("label", help="Column with the label."),
+    key_column: str | None = typer.Option(
+        None, help="Column that says whose a record is: where the agreement's privacy unit is a user, and only there."
+    ),
     torch_threads: int = typer.Option(1, min=1, help="Threads for training."),
     accept_runs: bool = typer.Option(False, help="Accept runs at once; otherwise edit policy.yaml first."),
     weight: int | None = typer.Option(None, min=1, help="What this site counts, where the agreement weights sums."),
@@ -60,11 +67,13 @@ def init(
     """Make a site's folder from its certificates, the signed agreement and where its data lie."""
     from certs.names import Role
     from client.config import SiteHome, SiteSettings
+    from client.data import check_key_column
     from client.service import create_ledger
     from models.base import resolve_model_folder
     from privacy.policy import SitePolicy, save_policy
 
     name, verified = check_credentials(pki, agreement, Role.SITE)
+    check_key_column(verified.agreement.privacy.unit, key_column)
     policy = SitePolicy.draft(
         verified.agreement, name.name, accept_runs=accept_runs, allow_testing=allow_testing, weight=weight
     )
@@ -72,7 +81,12 @@ def init(
     values = {
         "coordinator": coordinator,
         "base_model": model,
-        "data": {"path": data.expanduser().resolve(), "text_column": text_column, "label_column": label_column},
+        "data": {
+            "path": data.expanduser().resolve(),
+            "text_column": text_column,
+            "label_column": label_column,
+            "key_column": key_column,
+        },
         "torch_threads": torch_threads,
     }
     settings = validated(SiteSettings, values, source="the options given")

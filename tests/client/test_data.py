@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data import LoadedData, distinct_labels, load_records
+from client.data import LoadedData, check_key_column, distinct_labels, load_records
+from privacy.events import PrivacyUnit
 from tacit.errors import ConfigError, DataError
 
 LABELS = ("lost", "transfer", "no")
@@ -33,6 +34,85 @@ def written(folder: Path, content: str | bytes, name: str = "data.csv") -> Path:
 
 def refused(match: str) -> Any:
     return pytest.raises(DataError, match=match)
+
+
+# --- whose a record is -------------------------------------------------------------------------------------------
+
+
+def test_records_of_one_key_are_one_user_s(tmp_path: Path) -> None:
+    path = written(tmp_path, "who,text,label\nu7,a,lost\nu2,b,no\nu7,c,no\nu9,d,lost\nu2,e,lost\n")
+    data = load(path, key_column="who")
+    assert data.owners == (0, 1, 0, 2, 1)
+    assert data.texts == ("a", "b", "c", "d", "e")
+    assert load(path).owners is None
+    lines = "".join(json.dumps({"who": who, "text": "a", "label": "no"}) + "\n" for who in (7, "x", "7"))
+    assert load(written(tmp_path, lines, "data.jsonl"), key_column="who").owners == (0, 1, 0)
+
+
+def test_keys_are_told_apart_as_they_are_read(tmp_path: Path) -> None:
+    """De-identification would make one user of all; trimming and case folding would join some."""
+    keys = ["ann@example.org", "bob@example.org", "Bob@example.org", " bob@example.org", "+44 20 7946 0958", "0", "00"]
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([("who", "text", "label"), *((key, "call ann@example.org", "no") for key in keys * 2)])
+    data = load(written(tmp_path, stream.getvalue()), "standard-v1", key_column="who")
+    assert data.owners == tuple(range(len(keys))) * 2
+    assert data.deidentification["email"] == 2 * len(keys), "keys were counted, or texts were not"
+    assert all("ann@example.org" not in text for text in data.texts)
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\t", "\u00a0"])
+def test_an_empty_key_is_nobody(tmp_path: Path, empty: str) -> None:
+    for name, content in (
+        ("data.csv", f"who,text,label\nu1,a,lost\n{empty},b,lost\n"),
+        (
+            "data.jsonl",
+            '{"who": "u1", "text": "a", "label": "no"}\n' + json.dumps({"who": empty, "text": "b", "label": "no"}),
+        ),
+    ):
+        with refused(r"(row|line) 2.*the key column 'who' is empty, expected whose record it is"):
+            load(written(tmp_path, content, name), key_column="who")
+
+
+def test_a_missing_key_is_refused(tmp_path: Path) -> None:
+    with refused("no column 'who'; columns found: 'text', 'label'"):
+        load(written(tmp_path, "text,label\na,lost\n"), key_column="who")
+    with refused("line 1: no field 'who'"):
+        load(written(tmp_path, '{"text": "a", "label": "no"}\n', "data.jsonl"), key_column="who")
+    for value in (None, True, 1.5, ["u1"]):
+        line = json.dumps({"who": value, "text": "a", "label": "no"})
+        with refused("the field 'who' is"):
+            load(written(tmp_path, line, "data.jsonl"), key_column="who")
+
+
+def test_no_error_and_no_result_holds_a_key(tmp_path: Path) -> None:
+    secret = "customer-4711"
+    good = f"who,text,label\n{secret},a,lost\n"
+    assert secret not in repr(load(written(tmp_path, good), key_column="who"))
+    for bad in (good + f"{secret},b,wrong\n", good + f"{secret},b\n", good + f'{secret},"b,no\n', good + ",b,no\n"):
+        with pytest.raises(DataError) as caught:
+            load(written(tmp_path, bad), key_column="who")
+        assert secret not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_key_column_goes_with_unit_user_and_with_no_other(tmp_path: Path) -> None:
+    check_key_column(PrivacyUnit.USER, "who")
+    check_key_column(PrivacyUnit.RECORD, None)
+    with pytest.raises(ConfigError, match="protects users, and no key column was named") as caught:
+        check_key_column(PrivacyUnit.USER, None)
+    assert "--key-column" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match="key column 'who' was named, and the agreement protects each record"):
+        check_key_column(PrivacyUnit.RECORD, "who")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda key: bool(key.strip())), min_size=1))
+def test_any_grouping_survives_the_file(tmp_path_factory: pytest.TempPathFactory, keys: list[str]) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+    writer.writerows([("text", "who", "label"), *(("a", key, "no") for key in keys)])
+    path = written(tmp_path_factory.getbasetemp(), stream.getvalue(), "keys.csv")
+    owners = load(path, "standard-v1", key_column="who").owners
+    assert owners is not None
+    assert [[a == b for a in keys] for b in keys] == [[a == b for a in owners] for b in owners]
 
 
 # --- what is read ------------------------------------------------------------------------------------------------
@@ -218,8 +298,11 @@ def test_a_repeated_column(tmp_path: Path) -> None:
 
 
 def test_one_column_for_both(tmp_path: Path) -> None:
-    with refused("text and label are both column 'text'"):
+    with refused("text and label name the column 'text' twice"):
         load(written(tmp_path, "text,label\na,lost\n"), label_column="text")
+    for column in ("text", "label"):
+        with refused(f"text, label and key name the column '{column}' twice"):
+            load(written(tmp_path, "text,label\na,lost\n"), key_column=column)
 
 
 def test_an_unknown_label_names_the_row_and_what_is_allowed(tmp_path: Path) -> None:

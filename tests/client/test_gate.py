@@ -53,6 +53,7 @@ TERMS: dict[str, Any] = {
         "max_l2_clip_norm": 1.0,
         "max_sample_rate": 0.1,
         "public_dataset_size": 1000,
+        "max_records_per_user": None,
     },
     "secure_aggregation": {"min_cohort": 4, "collusion_bound": 2, "ring_bits": 32, "weights": None},
     "deidentification": {"profile": "standard-v1"},
@@ -112,6 +113,7 @@ ORDER: dict[str, Any] = {
         "momentum": 0.9,
         "max_tokens": 64,
         "adaptive_clipping": None,
+        "max_records_per_user": None,
     },
     "secagg": {
         "cohort": list(PARTNERS[:6]),
@@ -147,10 +149,11 @@ def gate(
     policy: dict[str, Any] | None = None,
     *,
     approved_by: tuple[str, ...] = PARTNERS,
+    data_unit: PrivacyUnit = PrivacyUnit.RECORD,
 ) -> Gate:
     agreement = Agreement.model_validate(changed(TERMS, terms or {}))
     verified = VerifiedAgreement(agreement=agreement, digest=agreement.digest(), approved_by=approved_by)
-    return Gate(verified, SitePolicy.model_validate(changed(POLICY, policy or {})), SITE)
+    return Gate(verified, SitePolicy.model_validate(changed(POLICY, policy or {})), SITE, data_unit=data_unit)
 
 
 def order(**changes: Any) -> Order:
@@ -530,11 +533,65 @@ def test_a_mode_that_does_not_protect_the_unit_is_refused_even_where_it_was_agre
     )
     agreement = AGREEMENT.model_copy(update={"privacy": terms})
     verified = VerifiedAgreement(agreement=agreement, digest=agreement.digest(), approved_by=PARTNERS)
-    opened = Gate(verified, SitePolicy.model_validate(POLICY), SITE)
+    opened = Gate(verified, SitePolicy.model_validate(POLICY), SITE, data_unit=PrivacyUnit.RECORD)
     asked = order(mode=mode, unit=unit, adjacency=adjacency, agreement_digest=agreement.digest())
     refused = refusal(opened, asked)
     assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
     assert "it goes with" in refused.message
+
+
+USER_TERMS = {"privacy.unit": "user", "privacy.max_records_per_user": 4}
+
+
+def users(bound: int = 4, **changes: Any) -> Order:
+    """An order of unit user under the terms above."""
+    digest = Agreement.model_validate(changed(TERMS, USER_TERMS)).digest()
+    return order(unit="user", training__max_records_per_user=bound, **({"agreement_digest": digest} | changes))
+
+
+def test_an_order_about_users_is_accepted_where_agreement_and_data_are_about_users() -> None:
+    gate(USER_TERMS, data_unit=PrivacyUnit.USER).check(users(), now=NOW)
+
+
+def test_unit_of_order_agreement_and_data_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = Agreement.model_validate(changed(TERMS, USER_TERMS)).digest()
+    about_users = gate(USER_TERMS, data_unit=PrivacyUnit.USER)
+    by_record = users().model_copy(update={"unit": PrivacyUnit.RECORD})
+    for asked in (by_record, order(agreement_digest=digest)):
+        refused = refusal(about_users, asked)
+        assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
+        assert "privacy unit 'record' was ordered, agreed: 'user'" in refused.message
+    assert "unit 'user' was ordered" in refusal(gate(), users(agreement_digest=AGREEMENT.digest())).message
+
+    without_key = gate(USER_TERMS, data_unit=PrivacyUnit.RECORD)
+    refused = refusal(without_key, users())
+    assert refused.reason is RefusalReason.DATA
+    assert "protects each user, and this site's data are kept by record" in refused.message
+    with_key = gate(data_unit=PrivacyUnit.USER)
+    assert "protects each record, and this site's data are kept by user" in refusal(with_key, order()).message
+    others = tuple(each for each in RULES if each.__name__ != "_data_are_kept_by_the_unit")
+    monkeypatch.setattr(client.gate, "RULES", others)
+    without_key.check(users(), now=NOW)
+    with_key.check(order(), now=NOW)
+
+
+@pytest.mark.parametrize("bound", [1, 3, 5, 1000])
+def test_another_contribution_bound_than_the_agreed_one_is_refused(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = gate(USER_TERMS, data_unit=PrivacyUnit.USER)
+    refused = refusal(site, users(bound))
+    assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
+    assert f"max_records_per_user {bound} was ordered, agreed: 4" in refused.message
+    others = tuple(each for each in RULES if each.__name__ != "_contributions_are_bounded")
+    monkeypatch.setattr(client.gate, "RULES", others)
+    site.check(users(bound), now=NOW)
+
+
+def test_the_divisor_of_users_is_the_agreed_number_of_users() -> None:
+    site = gate(USER_TERMS, data_unit=PrivacyUnit.USER)
+    site.check(users(training__sample_rate=0.05, training__expected_batch_size=50.0), now=NOW)
+    for batch in (99.0, 400.0):
+        refused = refusal(site, users(training__expected_batch_size=batch))
+        assert "which is sample_rate * public_dataset_size" in refused.message
 
 
 @pytest.mark.parametrize(
@@ -586,6 +643,7 @@ def test_as_many_signatures_as_required_are_enough() -> None:
 def test_every_rule_is_broken_by_a_test_above() -> None:
     tested = {rule for *_, rule in BROKEN_ORDERS} | {rule for *_, rule in CLOSED_GATES}
     tested |= {"_agreement_is_valid_now", "_guarantee_is_the_agreed_one", "_noise_shares_fit_the_grid"}
+    tested |= {"_contributions_are_bounded", "_data_are_kept_by_the_unit"}
     assert {rule.__name__ for rule in RULES} == tested
 
 
@@ -599,7 +657,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def test_every_field_of_an_order_is_checked_here_or_somebody_is_named() -> None:
     broken = {path for changes, *_ in BROKEN_ORDERS for path in changes}
-    broken |= {"mode", "unit", "adjacency", "secagg.ring_bits"}
+    broken |= {"mode", "unit", "adjacency", "secagg.ring_bits", "training.max_records_per_user"}
     everything = set(fields(Order))
     assert set(ORDER) == {path.split(".")[0] for path in everything}
     assert broken | set(CHECKED_ELSEWHERE) == everything
@@ -656,7 +714,7 @@ def test_an_order_that_leaves_the_agreement_in_any_field_is_refused(data: st.Dat
 
 
 def test_every_field_the_gate_checks_is_varied_above() -> None:
-    fixed_by_type = {"mode", "unit", "adjacency", "secagg.ring_bits"}
+    fixed_by_type = {"mode", "unit", "adjacency", "secagg.ring_bits", "training.max_records_per_user"}
     assert set(_WORSE) | set(CHECKED_ELSEWHERE) | fixed_by_type | {"step"} == set(fields(Order))
 
 
@@ -683,13 +741,16 @@ def test_another_sites_policy_is_refused() -> None:
 def test_a_site_that_is_no_partner_is_refused() -> None:
     verified = VerifiedAgreement(AGREEMENT, AGREEMENT.digest(), PARTNERS)
     with pytest.raises(ConfigError, match="'stranger' is not a partner"):
-        Gate(verified, SitePolicy.model_validate(POLICY | {"site": "stranger"}), "stranger")
+        Gate(
+            verified, SitePolicy.model_validate(POLICY | {"site": "stranger"}), "stranger", data_unit=PrivacyUnit.RECORD
+        )
 
 
 def test_an_agreement_changed_since_it_was_verified_is_refused() -> None:
     edited = AGREEMENT.model_copy(update={"retention_days": 9000})
+    verified = VerifiedAgreement(edited, AGREEMENT.digest(), PARTNERS)
     with pytest.raises(AgreementError, match="verified was sha256:"):
-        Gate(VerifiedAgreement(edited, AGREEMENT.digest(), PARTNERS), SitePolicy.model_validate(POLICY), SITE)
+        Gate(verified, SitePolicy.model_validate(POLICY), SITE, data_unit=PrivacyUnit.RECORD)
 
 
 def test_checking_changes_nothing_and_asks_no_clock() -> None:

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from client.training import train_round
+from client.training import Engine, train_round
 from models.classifier import AdapterModel, build_classifier
 from models.layout import state_digest
 from models.tokens import TokenisedData
-from privacy.dpsgd import HookedGradients
+from privacy.dpsgd import HookedGradients, LoraGradients, UserRecords
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
 from privacy.options import AdamSpec, AdaptiveClipSpec, LayerWeight
 from privacy.order import LoraSpec, Order, SecAggSpec, TrainingSpec
 from privacy.randomness import RandomSource, SeededRandomSource
-from tacit.errors import ModelError, TrainingError
+from tacit.errors import DataError, ModelError, TrainingError
 from tests.privacy.test_optimisers import naive_adam
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +189,41 @@ def test_options_are_those_of_a_naive_loop(model: AdapterModel) -> None:
     assert 0 < unclipped < 9
     moved = weights - before
     assert np.linalg.norm(delta - moved) < 2e-4 * np.linalg.norm(moved)
+
+
+@pytest.mark.parametrize("engine", [LoraGradients, HookedGradients])
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_a_step_of_users_clips_what_a_user_says_together(model: AdapterModel, engine: Engine) -> None:
+    """The naive loop: one user at a time, one example at a time."""
+    owners = [0, 1, 0, 2, 1, 0, 3, 0, 0]
+    data, before = records(model, 9), start(model)
+    order = order_for(
+        model, noise_multiplier=1e-12, sample_rate=1.0, l2_clip_norm=0.8, expected_batch_size=4.0, local_steps=1
+    )
+    bounded = order.training.model_copy(update={"max_records_per_user": 5})
+    order = order.model_copy(update={"unit": PrivacyUnit.USER, "training": bounded})
+    users = data.owned_by(UserRecords(owners))
+    delta = train_round(model, users, before, order, noise(), engine=engine)
+
+    model.set_vector(before)
+    parameters = list(model.parameters.values())
+    total = np.zeros(before.size)
+    for user in range(4):
+        mine = [index for index, owner in enumerate(owners) if owner == user]
+        mean = np.zeros(before.size)
+        for index in mine:
+            loss = model.per_example_loss(data.batch(np.array([index]))).sum()
+            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double().numpy()
+            mean += gradient / len(mine)
+        total += mean * min(1.0, 0.8 / np.sqrt((mean**2).sum()))
+    moved = -0.1 * total / 4.0
+    # the difference of two float32 adapters
+    assert np.linalg.norm(delta - moved) < 1e-5 * np.linalg.norm(moved)
+
+    with pytest.raises(TrainingError, match="not known whose"):
+        train_round(model, data, before, order, noise(), engine=engine)
+    with pytest.raises(DataError, match="users of 2 records"):
+        data.owned_by(UserRecords([0, 1]))
 
 
 def test_adapters_really_change(model: AdapterModel) -> None:

@@ -217,6 +217,17 @@ def _table(suffix: str) -> Callable[[bytes], None]:
     return read
 
 
+def _keyed_table(suffix: str) -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        path = _file(f"keyed{suffix}", data)
+        loaded = load_records(path, "text", "label", ("lost", "transfer"), profile="standard-v1", key_column="who")
+        assert loaded.owners is not None
+        assert loaded.owners[0] == 0
+        assert len(loaded.owners) == len(loaded.texts)
+
+    return read
+
+
 def _deidentify(data: bytes) -> None:
     profile = profile_named("standard-v1")
     result = profile.apply(data.decode("utf-8", "replace"))
@@ -306,6 +317,8 @@ def _decoders() -> Iterator[Decoder]:
     yield Decoder("flower-bundle", check_fab, valid.bundles(), (Refusal,))
     yield Decoder("csv", _table(".csv"), valid.CSV, (DataError,), (b'"', b",", b"\r", b"\x00", *_TEXT_TOKENS))
     yield Decoder("jsonl", _table(".jsonl"), valid.JSONL, (DataError,), _JSON_TOKENS)
+    yield Decoder("keyed-csv", _keyed_table(".csv"), valid.KEYED_CSV, (DataError,), (b'"', b",", b"\r", *_TEXT_TOKENS))
+    yield Decoder("keyed-jsonl", _keyed_table(".jsonl"), valid.KEYED_JSONL, (DataError,), _JSON_TOKENS)
     yield Decoder("deidentify", _deidentify, valid.TEXTS, (), _TEXT_TOKENS)
     identity_pem = valid.identity("alpha").certificate_pem
     authority_pem = valid.authority().certificate_pem

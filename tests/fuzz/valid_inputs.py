@@ -447,6 +447,8 @@ JSONL = (
     b'{"text": "my card is gone", "label": "lost"}\n\n{"label": "transfer", "text": "\\u00e9", "note": [1.5, null]}\n',
     b'{"text": 12, "label": "lost"}\n',
 )
+KEYED_CSV = (b'who,text,label\nu1,my card is gone,lost\n"a, b",x,transfer\nu1,y,lost\n',)
+KEYED_JSONL = (b'{"who": 7, "text": "a", "label": "lost"}\n{"label": "transfer", "text": "b", "who": "u\\u00e9"}\n',)
 TEXTS = tuple(
     text.encode()
     for text in (

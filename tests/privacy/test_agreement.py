@@ -22,13 +22,14 @@ from privacy.agreement import (
     AgreementBundle,
     check_valid_at,
     draft,
+    dump_bundle,
     load_bundle,
     party_from,
     save_bundle,
     sign,
     verify,
 )
-from privacy.terms import format_instant
+from privacy.terms import PrivacyTerms, format_instant
 from tacit.errors import AgreementError
 from tacit.strict_yaml import dump_yaml
 
@@ -172,6 +173,29 @@ def test_the_digest_is_what_an_independent_computation_gives(demo: Consortium) -
     text = text.replace("1e-05", "0.00001")
     expected = hashlib.sha256(b"tacit/agreement/v1\0" + text.encode()).hexdigest()
     assert demo.draft().agreement.digest() == f"sha256:{expected}"
+
+
+def test_the_contribution_bound_of_a_user_is_signed(demo: Consortium, tmp_path: Path) -> None:
+    def bounded(bound: int) -> dict[str, Any]:
+        return {"privacy": demo.terms()["privacy"] | {"unit": "user", "max_records_per_user": bound}}
+
+    signed = demo.signed(**bounded(4))
+    save_bundle(signed, tmp_path / "users.yaml")
+    assert "max_records_per_user: 4" in (tmp_path / "users.yaml").read_text()
+    assert load_bundle(tmp_path / "users.yaml") == signed
+    assert verify(signed, demo.anchor, now=NOW).agreement.privacy.max_records_per_user == 4
+    assert signed.agreement.digest() != demo.draft(**bounded(5)).agreement.digest()
+    text = (tmp_path / "users.yaml").read_text().replace("max_records_per_user: 4", "max_records_per_user: 5")
+    (tmp_path / "edited.yaml").write_text(text)
+    with refused("changed after signing"):
+        verify(load_bundle(tmp_path / "edited.yaml"), demo.anchor, now=NOW)
+
+
+def test_a_bound_that_is_not_there_leaves_text_and_digest_of_older_agreements_alone(demo: Consortium) -> None:
+    privacy = demo.terms()["privacy"]
+    absent, null = demo.draft(), demo.draft(privacy=privacy | {"max_records_per_user": None})
+    assert absent.agreement.digest() == null.agreement.digest()
+    assert b"max_records_per_user" not in dump_bundle(null)
 
 
 def test_the_file_is_the_same_for_the_same_bundle_and_reads_back_equal(demo: Consortium, tmp_path: Path) -> None:
@@ -510,7 +534,9 @@ def test_no_field_has_a_default() -> None:
     checked = set(models(AgreementBundle))
     assert len(checked) >= 10
     for model in checked:
-        assert all(field.is_required() for field in model.model_fields.values()), model
+        # one came later; without it an agreement says what it said before: the unit is a record
+        later = {"max_records_per_user"} if model is PrivacyTerms else set()
+        assert {name for name, field in model.model_fields.items() if not field.is_required()} == later, model
         assert model.model_config["extra"] == "forbid"
         assert model.model_config["frozen"]
 
@@ -578,7 +604,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         (("privacy", "modes"), ["local", "site"], "mode 'site' was named with unit 'record'"),
         (("privacy", "unit"), "site", "mode 'local' was named with unit 'site'"),
         (("privacy", "adjacency"), "zero-out", "mode 'local' was named"),
-        (("privacy", "unit"), "user", "unit"),
+        (("privacy", "unit"), "household", "unit"),
+        (("privacy", "unit"), "user", "unit user needs max_records_per_user"),
+        (("privacy", "max_records_per_user"), 8, "max_records_per_user .8. goes with unit user, received unit record"),
+        (("privacy", "max_records_per_user"), 0, "max_records_per_user"),
+        (("privacy", "max_records_per_user"), 2.0, "max_records_per_user"),
         (("privacy", "adjacency"), "replace-one", "adjacency"),
         (("privacy", "delta"), 0.0, "delta"),
         (("privacy", "delta"), 1.0, "delta"),

@@ -51,7 +51,7 @@ def test_everything_that_decides_the_cost_must_be_said(field: str) -> None:
         ("mechanism", "laplace"),
         ("version", 2),
         ("mode", "central"),
-        ("unit", "user"),
+        ("unit", "household"),
         ("adjacency", "replace-one"),
         ("noise_multiplier", 0.0),
         ("noise_multiplier", -1.0),

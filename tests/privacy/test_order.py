@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from privacy.events import SubsampledGaussian
+from privacy.events import PrivacyUnit, SubsampledGaussian
 from privacy.order import Order, Receipt, WeightSpec
 from tacit.canonical import canonical_json
 
@@ -56,6 +56,7 @@ ORDER: dict[str, Any] = {
             "min_l2_clip_norm": 0.125,
             "max_l2_clip_norm": 1.5,
         },
+        "max_records_per_user": None,
     },
     "secagg": {
         "cohort": ["alpha", "beta", "gamma"],
@@ -136,6 +137,8 @@ def test_every_field_decides_the_digest() -> None:
     # cap and bin each alone would be no whole number of bins
     fixed |= {("secagg", "weights", "cap"), ("secagg", "weights", "bin")}
     fixed |= {("training", "schedule"), ("training", "clipping"), ("training", "adam")}
+    # goes with unit user, and is tested with it
+    fixed |= {("training", "max_records_per_user")}
     paths = [path for path in leaves(ORDER) if path not in fixed]
     assert len(paths) == 40
     for path in paths:
@@ -156,8 +159,22 @@ def test_every_field_decides_the_digest() -> None:
     assert len(digests) == len(paths) + len(options)
 
 
+def test_unit_user_comes_with_a_contribution_bound_which_decides_the_digest() -> None:
+    def bounded(bound: int | None) -> dict[str, Any]:
+        return put(("training", "max_records_per_user"), bound) | {"unit": "user"}
+
+    with pytest.raises(ValidationError, match="unit user needs max_records_per_user"):
+        Order.model_validate(bounded(None))
+    digests = {Order.model_validate(bounded(bound)).digest() for bound in (1, 2)}
+    assert len(digests | {Order.model_validate(ORDER).digest()}) == 3
+    assert Order.model_validate(bounded(2)).event().unit is PrivacyUnit.USER
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Order.model_validate(bounded(0))
+
+
 def test_every_field_but_the_defaults_must_be_said() -> None:
     optional = {("tacit_order",), ("seen_heads",), ("test_noise_seed",), ("training", "momentum")}
+    optional |= {("training", "max_records_per_user")}
     optional |= {("secagg", "steps"), ("secagg", "ring_bits")}
     optional |= {("training", option) for option in ("schedule", "warmup_steps", "adam", "layer_weights")}
     optional |= {("training", "adaptive_clipping", option) for option in ("quantile", "learning_rate")}
@@ -198,7 +215,9 @@ def test_an_unknown_field_is_refused(path: tuple[Any, ...]) -> None:
         (("step",), 0),
         (("step",), True),
         (("mode",), "central"),
+        (("unit",), "household"),
         (("unit",), "user"),
+        (("training", "max_records_per_user"), 4),
         (("adjacency",), "replace-one"),
         (("agreement_digest",), "sha256:" + "A" * 64),
         (("agreement_digest",), "a" * 64),

@@ -46,7 +46,9 @@ def test_a_deployed_run_gives_the_bits_of_its_simulation_and_leaves_nothing_behi
     home = tmp_path / "user-home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    plan = replace(small_plan(rounds=2, noise_seed=11), mode=mode)
+    # one mode by record, one by user
+    users = {"records_per_user": 4} if mode is PrivacyMode.JOINT else {}
+    plan = replace(small_plan(rounds=2, noise_seed=11, **users), mode=mode)
     made = make_consortium(tmp_path / "made", plan)
     spec = load_run_spec(made.run_file)
     with deployed(made, plan) as group:
@@ -110,7 +112,7 @@ def test_a_killed_site_burns_the_step_and_comes_back_without_losing_its_account(
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint_and_never_reuses_a_step(tmp_path: Path, small_plan: Plan) -> None:
-    plan = small_plan(rounds=3)
+    plan = small_plan(rounds=3, records_per_user=4)
     made = make_consortium(tmp_path / "made", plan)
     spec = load_run_spec(made.run_file)
     with deployed(made, plan) as group:

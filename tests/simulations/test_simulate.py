@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,8 @@ import pytest
 import torch
 from scipy import optimize, stats
 
-from client.data import load_records
+import simulations.simulate
+from client.data import LoadedData, load_private_records, load_records
 from models.classifier import build_classifier
 from privacy.accounting import epsilon
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SiteGaussian, SubsampledGaussian
@@ -125,10 +128,15 @@ def test_weighted_sites_count_as_their_stewards_declare(tmp_path: Path, small_pl
     assert np.linalg.norm(heavy[0] - heavy[1]) > np.linalg.norm(plain)
 
 
-@pytest.mark.parametrize("sites", [3, 4])
-def test_a_joint_run_takes_the_steps_of_central_dp_sgd(tmp_path: Path, small_plan: Plan, sites: int) -> None:
+@pytest.mark.parametrize(("sites", "records_per_user"), [(3, None), (4, None), (3, 4)])
+def test_a_joint_run_takes_the_steps_of_central_dp_sgd(
+    tmp_path: Path, small_plan: Plan, sites: int, records_per_user: int | None
+) -> None:
     """Held against a naive central trainer: all sites' Poisson samples and noise shares in one sum, one step for it."""
-    plan = replace(small_plan(sites=sites, rounds=2, noise_seed=9, local_steps=3, momentum=0.5), mode=PrivacyMode.JOINT)
+    made = small_plan(
+        sites=sites, rounds=2, noise_seed=9, records_per_user=records_per_user, local_steps=3, momentum=0.5
+    )
+    plan = replace(made, mode=PrivacyMode.JOINT)
     run_folder, events = simulated(tmp_path, plan)
     assert events[-1]["status"] == "completed", events[-1]
     found = latest_checkpoint(run_folder / "checkpoints")
@@ -144,7 +152,10 @@ def test_a_joint_run_takes_the_steps_of_central_dp_sgd(tmp_path: Path, small_pla
 
 
 def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) -> np.ndarray:
-    """What one trainer that holds all records does, one gradient at a time; noise and samples from the seed."""
+    """What one trainer that holds all records does, one gradient at a time; noise and samples from the seed.
+
+    A record without a key is taken for a user of its own.
+    """
     recipe = plan.recipe
     secagg = facts["secagg"]
     model = build_classifier(
@@ -153,10 +164,13 @@ def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) 
         plan.labels,
         recipe.max_tokens,
     )
-    records = {}
+    records, owned = {}, {}
     for site, path in plan.sites.items():
         data = load_records(path, "text", "label", plan.labels, profile="standard-v1")
         records[site] = model.tokenise(data.texts, data.labels)
+        with path.open(newline="", encoding="utf-8") as stream:
+            keys = [row.get("who", str(number)) for number, row in enumerate(csv.DictReader(stream))]
+        owned[site] = [[row for row, key in enumerate(keys) if key == user] for user in dict.fromkeys(keys)]
     honest = secagg["threshold"] - 1
     sensitivity = recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]
     share = recipe.noise_multiplier * sensitivity / np.sqrt(honest)
@@ -173,11 +187,20 @@ def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) 
             model.set_vector(weights.astype(np.float32))
             total = np.zeros(length)
             for site, source in sources.items():
-                drawn = np.flatnonzero(uniform(source, len(records[site])) < recipe.sample_rate)
-                for index in drawn:
-                    losses = model.per_example_loss(records[site].batch(np.array([index])))
-                    gradients = torch.autograd.grad(losses[0], list(model.parameters.values()))
-                    gradient = np.concatenate([each.numpy().ravel() for each in gradients]).astype(np.float64)
+                bound = plan.max_records_per_user or 1
+                chosen = []
+                for user in np.flatnonzero(uniform(source, len(owned[site])) < recipe.sample_rate):
+                    own = owned[site][user]
+                    if len(own) > bound:
+                        own = [own[place] for place in np.argsort(uniform(source, len(own)))[:bound]]
+                    chosen.append(own)
+                for own in chosen:
+                    gradient = np.zeros(length)
+                    for index in own:
+                        losses = model.per_example_loss(records[site].batch(np.array([index])))
+                        gradients = torch.autograd.grad(losses[0], list(model.parameters.values()))
+                        flat = np.concatenate([each.numpy().ravel() for each in gradients])
+                        gradient += flat.astype(np.float64) / len(own)
                     total += gradient * min(1.0, recipe.l2_clip_norm / max(np.linalg.norm(gradient), 1e-30))
                 total += share * standard_normal(source, length)
             batch = recipe.sample_rate * recipe.public_dataset_size * len(plan.sites)
@@ -309,6 +332,94 @@ def test_a_dataset_whose_records_are_counted_takes_no_charge_to_a_site(tmp_path:
     assert {(each["outcome"]["status"], each["outcome"]["reason"]) for each in receipts} == {("refused", "ledger")}
     assert "cannot be added to charges to one record" in receipts[0]["outcome"]["message"]
     assert not [each for each in events if each.get("phase") == "training" and each["site"] == "beta"]
+
+
+@pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.JOINT])
+def test_a_run_about_users_says_so_from_agreement_to_report_and_tells_no_key(
+    tmp_path: Path, small_plan: Plan, mode: PrivacyMode, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = replace(small_plan(rounds=1, records_per_user=4, public_dataset_size=30), mode=mode)
+    with caplog.at_level(logging.DEBUG):
+        run_folder, events = simulated(tmp_path, plan)
+    assert events[-1]["status"] == "completed", events[-1]
+    report = json.loads((run_folder / "out" / "report.json").read_bytes())
+    assert (report["agreement"]["unit"], report["agreement"]["max_records_per_user"]) == ("user", 4)
+    # 30 users by agreement: the sites have 25 to 30, and nobody can tell
+    assert report["parameters"]["training"]["expected_batch_size"] == pytest.approx(0.2 * 30)
+    assert report["parameters"]["training"]["max_records_per_user"] == 4
+    page = (run_folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert "any one user was in a site" in page
+    assert "at most 4, clipped together" in page
+    with Ledger.open_readonly(tmp_path / "sim" / "sites" / "alpha" / "ledger.sqlite") as ledger:
+        reserved = [entry.body for entry in ledger.entries() if entry.body.kind == "reserve"]
+    assert [(body.event.mode, body.event.unit) for body in reserved] == [(mode, PrivacyUnit.USER)]
+    # a step costs a user what it would cost a record
+    event = reserved[0].event.model_copy(update={"unit": PrivacyUnit.RECORD})
+    receipts = [event["receipt"] for event in events if event["event"] == "site-receipt"]
+    assert {receipt["epsilon_run"] for receipt in receipts} == {epsilon([event], 1e-4)}
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path / "data"]
+    assert len(files) > 20
+    assert [path for path in files if b"customer-" in path.read_bytes()] == []
+    assert "customer-" not in caplog.text + str([vars(record) for record in caplog.records])
+
+
+@pytest.mark.parametrize("of_users", [True, False])
+def test_data_and_agreement_of_different_units_are_refused(tmp_path: Path, small_plan: Plan, of_users: bool) -> None:
+    made = make_consortium(tmp_path / "made", small_plan(records_per_user=4 if of_users else None))
+    spec = load_run_spec(made.run_file)
+    assert spec.simulation is not None
+    key = None if of_users else "label"
+    sites = tuple(site.model_copy(update={"key_column": key}) for site in spec.simulation.sites)
+    spec = spec.model_copy(update={"simulation": spec.simulation.model_copy(update={"sites": sites})})
+    expected = (
+        "protects users, and no key column" if of_users else "'label' was named, and the agreement protects each rec"
+    )
+    with pytest.raises(ConfigError, match=expected), prepare(spec, tmp_path / "sim"):
+        pass
+
+
+def test_the_gate_stops_data_without_users_that_came_past_the_loader(
+    tmp_path: Path, small_plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_consortium(tmp_path / "made", small_plan(rounds=1, records_per_user=4))
+
+    def forgetful(*arguments: Any) -> LoadedData:
+        return replace(load_private_records(*arguments), owners=None)
+
+    monkeypatch.setattr(simulations.simulate, "load_private_records", forgetful)
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        run_id = consortium.submit()
+        with pytest.raises(StepBurnt):
+            consortium.run(run_id)
+        receipts = [event["receipt"] for event in consortium.coordinator.events(run_id) if "receipt" in event]
+        kinds = [entry.body.kind for entry in consortium.agents["alpha"]._ledger.entries()]
+    assert {(each["outcome"]["status"], each["outcome"]["reason"]) for each in receipts} == {("refused", "data")}
+    assert "reserve" not in kinds
+
+
+def test_a_dataset_that_spent_by_record_is_refused_by_user(tmp_path: Path, small_plan: Plan) -> None:
+    """One number cannot stand for both: nothing is claimed, so nothing is spent."""
+    made = make_consortium(tmp_path / "made", small_plan(rounds=1, records_per_user=4))
+    earlier = SubsampledGaussian(
+        mode=PrivacyMode.LOCAL,
+        unit=PrivacyUnit.RECORD,
+        adjacency=Adjacency.ADD_REMOVE,
+        noise_multiplier=5.0,
+        sample_rate=0.01,
+        steps=1,
+    )
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        ledger = consortium.agents["alpha"]._ledger
+        digest = consortium.coordinator.agreement().digest
+        ledger.reserve(StepKey("f" * 16, 1, 1), "main", digest, earlier, Budget(20.0, 40.0, 1e-4), noise_secret=True)
+        run_id = consortium.submit()
+        with pytest.raises(StepBurnt, match="alpha"):
+            consortium.run(run_id)
+        receipts = [event["receipt"] for event in consortium.coordinator.events(run_id) if "receipt" in event]
+    refused = [receipt["outcome"] for receipt in receipts if receipt["site"] == "alpha"]
+    assert {(outcome["status"], outcome["reason"]) for outcome in refused} == {("refused", "ledger")}
+    assert "a charge to one user (add-remove) cannot be added to charges to one record" in refused[0]["message"]
 
 
 def test_a_site_that_declares_no_weight_refuses_weighted_sums(tmp_path: Path, small_plan: Plan) -> None:

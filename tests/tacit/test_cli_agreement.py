@@ -105,6 +105,17 @@ def content(file: str = "agreement.yaml") -> dict[str, Any]:
     return loaded
 
 
+def test_an_agreement_about_users_needs_their_contribution_bound(tacit: Tacit) -> None:
+    tacit.new("users.yaml", unit="user", max_records_per_user=8)
+    privacy = content("users.yaml")["agreement"]["privacy"]
+    assert (privacy["unit"], privacy["max_records_per_user"]) == ("user", 8)
+    with pytest.raises(AgreementError, match="unit user needs max_records_per_user"):
+        tacit.new("unbounded.yaml", unit="user")
+    with pytest.raises(AgreementError, match="goes with unit user, received unit record"):
+        tacit.new("bounded.yaml", max_records_per_user=8)
+    assert not Path("unbounded.yaml").exists()
+
+
 def test_three_partners_sign_at_their_own_sites_and_everybody_can_check(tacit: Tacit) -> None:
     assert "next: each partner signs with: tacit agreement sign agreement.yaml" in tacit.new()
     for count, name in enumerate(PARTNERS, start=1):

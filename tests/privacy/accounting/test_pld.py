@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from privacy.accounting import epsilon, epsilon_rdp
+from privacy.accounting import epsilon, epsilon_prv, epsilon_rdp
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from tacit.errors import InputError, LedgerError
 
@@ -185,6 +185,21 @@ def test_vanishing_noise_costs_infinitely_much():
 def test_a_delta_that_is_none_is_refused(delta):
     with pytest.raises(InputError, match="delta"):
         epsilon([event(1.0, 0.1, 1)], delta)
+
+
+def test_a_step_costs_a_user_what_it_costs_a_record():
+    by_user = event(1.0, 0.1, 7).model_copy(update={"unit": PrivacyUnit.USER})
+    for accountant in (epsilon, epsilon_prv, epsilon_rdp):
+        assert accountant([by_user], 1e-5) == accountant([event(1.0, 0.1, 7)], 1e-5)
+
+
+def test_one_number_never_stands_for_both_units():
+    """A record's guarantee does not follow from its user's at the same epsilon, nor the other way round."""
+    by_record, by_user = event(1.0, 0.1, 1), event(1.0, 0.1, 1).model_copy(update={"unit": PrivacyUnit.USER})
+    for accountant in (epsilon, epsilon_prv, epsilon_rdp):
+        for mixed in ([by_record, by_user], [by_user, by_user, by_record]):
+            with pytest.raises(LedgerError, match=r"in units of one (record and of one user|user and of one record)"):
+                accountant(mixed, 1e-5)
 
 
 class Unheard:

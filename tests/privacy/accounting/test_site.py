@@ -47,7 +47,9 @@ FACTS = {
     "collusion_bound": 3,
     "grid": {"l2_clip_norm": 1.0, "scale": 2.0**20, "dimension": 10_000},
 }
+_OPTIONS = ("clipping", "layer_weights", "adaptive_clipping")
 SITE_ORDER = {**ORDER, "mode": "site", "unit": "site", "adjacency": "zero-out", "adapter_length": 100}
+SITE_ORDER["training"] = {name: value for name, value in ORDER["training"].items() if name not in _OPTIONS}
 RECORD = SubsampledGaussian(
     mode=PrivacyMode.LOCAL,
     unit=PrivacyUnit.RECORD,

@@ -32,7 +32,7 @@ def test_a_step_is_that_of_a_naive_implementation() -> None:
     """Andrew et al. 2021, algorithm 1, with the unclipped counted record by record."""
     points, clip = Points(40), PLAN.clip_norm()
     with engine_of(Model()) as engine:
-        got = noisy_gradient(engine, points, PLAN, SeededRandomSource(2, "x"), clip)
+        got = noisy_gradient(engine, points, PLAN, SeededRandomSource(2, "x"), clip=clip)
         source = SeededRandomSource(2, "x")
         drawn = poisson_sample(source, 40, PLAN.sample_rate)
         total, unclipped = np.zeros(got.size), 0
@@ -59,7 +59,7 @@ def noise_of(plan: DpSgdPlan, count: int) -> tuple[np.ndarray, np.ndarray]:
     with engine_of(Model()) as engine:
         for _ in range(count):
             clip = plan.clip_norm()
-            gradient = noisy_gradient(engine, Points(0), plan, source, clip)
+            gradient = noisy_gradient(engine, Points(0), plan, source, clip=clip)
             gradients.append(gradient * plan.expected_batch_size / plan.l2_clip_norm)
             moved = -math.log(clip.value / plan.l2_clip_norm) / adaptive.learning_rate
             counts.append((moved + adaptive.quantile - 0.5) * plan.expected_batch_size)
@@ -107,7 +107,7 @@ def test_a_plan_follows_its_own_clip_norm_and_no_other() -> None:
     with engine_of(Model()) as engine:
         for plan, clip in ((PLAN, None), (PLAN, fixed.clip_norm()), (fixed, PLAN.clip_norm())):
             with pytest.raises(TrainingError, match="disagree"):
-                noisy_gradient(engine, Points(4), plan, source, clip)
+                noisy_gradient(engine, Points(4), plan, source, clip=clip)
 
 
 def test_an_empty_sample_still_tells_nothing() -> None:
@@ -115,7 +115,7 @@ def test_an_empty_sample_still_tells_nothing() -> None:
     rare, points = dataclasses.replace(PLAN, sample_rate=1e-9), Points(30)
     clip = rare.clip_norm()
     with engine_of(Model()) as engine:
-        noisy_gradient(engine, points, rare, SeededRandomSource(4, "x"), clip)
+        noisy_gradient(engine, points, rare, SeededRandomSource(4, "x"), clip=clip)
     assert points.asked == []
     assert clip.value != 1.1
 

@@ -73,5 +73,13 @@ def test_plan_of_an_order_takes_the_public_divisor() -> None:
         "clipping": "per-layer",
         "layer_weights": training.layer_weights,
         "adaptive_clipping": training.adaptive_clipping,
+        "max_records_per_user": None,
     }
+    assert plan.event().unit is PrivacyUnit.RECORD
+    of_users = DpSgdPlan.from_spec(training.model_copy(update={"max_records_per_user": 5}))
+    assert (of_users.max_records_per_user, of_users.unit, of_users.event().unit) == (
+        5,
+        PrivacyUnit.USER,
+        PrivacyUnit.USER,
+    )
     assert not {"data", "dataset", "examples"} & set(inspect.signature(DpSgdPlan.from_spec).parameters)

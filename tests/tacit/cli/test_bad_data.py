@@ -43,6 +43,14 @@ def test_a_wrong_column_name(tacit: Shell, site: Path, edit: Edit) -> None:
     assert tacit("site", "serve", "--check", "--home", site).code == 0, "the ledger was let go"
 
 
+def test_a_key_column_that_the_agreement_does_not_ask_for(tacit: Shell, site: Path, edit: Edit) -> None:
+    edit(site / "site.toml", 'label_column = "label"', 'label_column = "label"\nkey_column = "who"')
+    answer = tacit("site", "serve", "--check", "--home", site)
+    answer.fails(
+        2, "the key column 'who' was named, and the agreement protects each record", "leave the key column out"
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"text,label\n"], ids=["no header", "no record"])
 def test_an_empty_file(serve_with: Shell, content: bytes) -> None:
     serve_with(content).fails(2, "expected")
