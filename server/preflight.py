@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 import tacit
 from client.gate import Gate
 from privacy.accounting import adversary_bounds, epsilon
 from privacy.agreement import Agreement, VerifiedAgreement
+from privacy.clip_norm import ClipNorm
 from privacy.events import DpEvent, PrivacyMode, kept_by
 from privacy.noise_shares import NOISE_REACH
 from privacy.order import Order, SecAggSpec, TrainingSpec, event_of
@@ -29,6 +32,8 @@ from tacit.errors import Refusal, RefusalReason
 _FINEST = 2.0**50
 #: the part of an expected batch's clip norms that may add up in one coordinate before it is clipped
 _ALIGNED = 0.25
+#: standard deviations by which a sample may be larger than expected before its count is clipped
+_LARGE_SAMPLE = 6.0
 #: room for noise shares that are wider than the plain ones because of rounding
 _SHARE_MARGIN = 1.1
 #: what brings epsilon down, by mode
@@ -67,8 +72,9 @@ def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
     if spec.run.mode is PrivacyMode.JOINT:
         steps = spec.training.local_steps
         # the grid stays far finer than the noise, so room for gradients that all point one way costs nothing
-        together = training_of(spec, agreement).expected_batch_size * spec.training.l2_clip_norm
-        bound = max(bound, _ALIGNED * together)
+        training = training_of(spec, agreement)
+        together = _ALIGNED * training.expected_batch_size * training.l2_clip_norm
+        bound = max(bound, together, _largest_count(training))
     if spec.run.mode is not PrivacyMode.LOCAL:
         honest = max(1, threshold - terms.collusion_bound)
         # the share itself is a little wider for the rounding, by what the site computes from the grid
@@ -89,6 +95,19 @@ def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
         scale=scale,
         value_bound=bound,
     )
+
+
+def _largest_count(training: TrainingSpec) -> float:
+    """What adaptive clipping's count can be in a site's joined vector: a coordinate beyond the bound is clipped.
+
+    Half of a large Poisson sample of the agreed size, in the scale of :meth:`privacy.clip_norm.ClipNorm.join`.
+    """
+    if training.adaptive_clipping is None:
+        return 0.0
+    batch = training.expected_batch_size
+    sample = batch + _LARGE_SAMPLE * math.sqrt(batch) + 1
+    joined = ClipNorm.of(training).join(np.zeros(1), sample / 2)
+    return float(joined[-1])
 
 
 def plan_of(
@@ -220,8 +239,6 @@ def versions() -> dict[str, str]:
 
 def _first_order(run_id: str, spec: RunSpec, agreement: VerifiedAgreement, base_model_digest: str) -> Order:
     """The first round's order, but for the adapter, which only a loaded model can tell and no rule looks at."""
-    import numpy as np
-
     placeholder = agreement.digest
     plan = plan_of(
         run_id,

@@ -32,7 +32,7 @@ ADAPTIVE = {
     "learning_rate": 0.6,
     "count_noise_stddev": 0.8,
     "min_l2_clip_norm": 0.05,
-    "max_l2_clip_norm": 1.0,
+    "max_l2_clip_norm": 8.0,
 }
 OPTIONS: dict[str, Any] = {
     "schedule": "cosine",
@@ -49,7 +49,7 @@ def test_a_run_with_every_option_completes_and_costs_what_it_costs_without(
 ) -> None:
     spent = []
     for name, options in (("plain", {}), ("options", OPTIONS)):
-        _, events = simulated(tmp_path / name, small_plan(rounds=1, local_steps=3, options=options))
+        _, events = simulated(tmp_path / name, small_plan(rounds=1, local_steps=3, l2_clip_norm=8.0, options=options))
         assert events[-1]["status"] == "completed", events[-1]
         spent.append([event["receipt"]["epsilon_run"] for event in events if event["event"] == "site-receipt"])
     assert spent[0] == spent[1]
@@ -58,13 +58,14 @@ def test_a_run_with_every_option_completes_and_costs_what_it_costs_without(
 def test_a_joint_run_takes_the_steps_of_a_central_trainer_with_the_same_options(
     tmp_path: Path, small_plan: Callable[..., ConsortiumPlan]
 ) -> None:
-    recipe = {"local_steps": 4, "learning_rate": 0.02, "options": OPTIONS}
+    recipe = {"local_steps": 4, "l2_clip_norm": 8.0, "learning_rate": 0.02, "options": OPTIONS}
     plan = replace(small_plan(sites=4, rounds=2, noise_seed=9, **recipe), mode=PrivacyMode.JOINT)
     run_folder, events = simulated(tmp_path, plan)
     assert events[-1]["status"] == "completed", events[-1]
     found = latest_checkpoint(run_folder / "checkpoints")
     assert found is not None
-    expected = centrally_trained(plan, json.loads((run_folder / "run.json").read_bytes()), found.vector.size)
+    expected, clip = centrally_trained(plan, json.loads((run_folder / "run.json").read_bytes()), found.vector.size)
+    assert clip < 0.8 * 8.0
     # a record near the clip norm may fall on its other side by rounding; nothing like an option left out is as small
     moved = np.linalg.norm(found.vector)
     assert np.linalg.norm(found.vector - expected) < 1e-3 * moved
@@ -88,8 +89,11 @@ def clipped(model: AdapterModel, batch: Any, clip: float) -> tuple[np.ndarray, b
     return np.concatenate([piece.ravel() for piece in pieces]), fits
 
 
-def centrally_trained(plan: ConsortiumPlan, run: dict[str, Any], length: int) -> np.ndarray:
-    """DP-SGD on all sites' records with all options; noise in shares, sized for what one record changes of a sum."""
+def centrally_trained(plan: ConsortiumPlan, run: dict[str, Any], length: int) -> tuple[np.ndarray, float]:
+    """DP-SGD on all sites' records with all options; noise in shares, sized for what one record changes of a sum.
+
+    Returns the adapter and the last clip norm.
+    """
     recipe, secagg = plan.recipe, run["secagg"]
     lora = LoraSpec(rank=recipe.lora_rank, alpha=recipe.lora_alpha, targets=("query", "value"))
     model = build_classifier(Path(plan.base_model), lora, plan.labels, recipe.max_tokens)
@@ -133,7 +137,7 @@ def centrally_trained(plan: ConsortiumPlan, run: dict[str, Any], length: int) ->
             weights = naive_adam(start, np.array(gradients), rates, variances, Adam()).astype(np.float32)
             clip *= math.exp(-ADAPTIVE["learning_rate"] * (count / batch + 0.5 - ADAPTIVE["quantile"]))
             clip = min(max(clip, ADAPTIVE["min_l2_clip_norm"]), ADAPTIVE["max_l2_clip_norm"])
-    return weights
+    return weights, clip
 
 
 class Adam:
