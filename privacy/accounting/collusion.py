@@ -1,7 +1,7 @@
 """How a bound degrades when more sites collude than was agreed: arithmetic for people who decide, never a claim.
 
 The agreement's bound c decides what is claimed (:func:`privacy.accounting.adversaries.adversary_bounds`). Whoever
-chooses c, or a mode, wants to know what stands if it turns out to be wrong (docs/privacy.md, section 2b).
+chooses c, or a mode, wants to know what stands if it turns out to be wrong (docs/privacy.md, section 2a).
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def _epsilons(facts: Explanation) -> Table:
 
 def _table(head: str, modes: Sequence[ExplainedMode]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column(head, no_wrap=True)
+    table.add_column(head)  # what gives way on a narrow screen
     for mode in modes:
         status = "this run" if mode.this_run else "agreed" if mode.agreed else "not agreed"
         table.add_column(f"{mode.mode.value}\n{status}", justify="right", no_wrap=True)

@@ -9,6 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from privacy.accounting import epsilon, epsilon_rdp
+from privacy.accounting.pld import has_trustworthy_pld
+from privacy.accounting.spends import merge
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from tacit.errors import InputError, LedgerError
 
@@ -158,6 +160,7 @@ def test_no_events_cost_nothing():
 def test_out_of_the_plds_range_the_renyi_bound_is_reported(spent, delta):
     value = epsilon([spent], delta)
     assert value == epsilon_rdp([spent], delta)
+    assert not has_trustworthy_pld(merge([spent]), delta)
     assert math.isfinite(value)
 
 
@@ -175,6 +178,7 @@ def test_large_epsilons_are_not_left_to_renyi(noise_multiplier, steps, delta):
     assert truth == pytest.approx(delta, rel=2e-2)
     assert truth <= delta * (1 + 1e-6)
     assert value < epsilon_rdp([event(noise_multiplier, 1.0, steps)], delta)
+    assert has_trustworthy_pld(merge([event(noise_multiplier, 1.0, steps)]), delta)
 
 
 def test_vanishing_noise_costs_infinitely_much():
