@@ -104,6 +104,8 @@ def explain(spec: RunSpec, agreement: Agreement, *, second_opinion: bool = False
         Refusal: the sites' gates would refuse the run. Only its budget is not asked for: whether it fits is told.
         InputError: the run cannot be accounted for.
     """
+    if spec.run.mode not in MODES:
+        raise InputError(f"mode {spec.run.mode.value!r} is not explained; expected {' or '.join(MODES)}")
     _ask_gates(spec, agreement)
     modes: list[ExplainedMode] = []
     impossible: list[ImpossibleMode] = []
@@ -111,18 +113,15 @@ def explain(spec: RunSpec, agreement: Agreement, *, second_opinion: bool = False
     own = _run_event(spec, agreement)
     target = epsilon([own], agreement.privacy.delta)
     for mode, entry in MODES.items():
-        asked, terms = spec, agreement
+        asked, event = spec, own
         if mode is not spec.run.mode:
             asked, terms = _in_mode(spec, mode, entry), _allowing(agreement, mode, entry)
-        try:
-            if mode is not spec.run.mode:
+            try:
                 _ask_gates(asked, terms)
-            event = _run_event(asked, terms)
-        except (Refusal, InputError) as error:
-            if mode is spec.run.mode:
-                raise
-            impossible.append(ImpossibleMode(mode=mode, reason=error.message))
-            continue
+                event = _run_event(asked, terms)
+            except (Refusal, InputError) as error:
+                impossible.append(ImpossibleMode(mode=mode, reason=error.message))
+                continue
         modes.append(
             _explained(
                 mode,

@@ -17,7 +17,7 @@ from server.explanation import MODES, explain
 from server.explanation_facts import ExplainedMode, Explanation
 from server.preflight import round_event, secagg_of, submission_facts, training_of
 from server.run_spec import JOINT_STRATEGY, RunSpec
-from tacit.errors import Refusal, RefusalReason
+from tacit.errors import InputError, Refusal, RefusalReason
 
 TEN = tuple(f"site-{letter}" for letter in "abcdefghij")
 MODEL = "sha256:" + "b" * 64
@@ -107,6 +107,13 @@ def test_every_mode_there_is_is_explained() -> None:
     assert set(MODES) == set(PrivacyMode)
     facts = explain(spec_of(), agreement_of())
     assert {mode.mode for mode in facts.modes} | {mode.mode for mode in facts.impossible} == set(PrivacyMode)
+
+
+def test_a_run_in_a_mode_without_an_entry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.explanation.MODES", {PrivacyMode.LOCAL: MODES[PrivacyMode.LOCAL]})
+    assert [mode.mode for mode in explain(spec_of(), agreement_of()).modes] == [PrivacyMode.LOCAL]
+    with pytest.raises(InputError, match="'joint' is not explained; expected local"):
+        explain(spec_of("joint"), agreement_of())
 
 
 @pytest.mark.parametrize("mode", PrivacyMode)
