@@ -42,7 +42,7 @@ from server.run_spec import JOINT_STRATEGY, RunSection, RunSpec, load_run_spec
 from tacit.errors import ConfigError, InputError, LedgerError, Refusal
 
 _NO_RUN = "0" * 16
-#: rounds at which the growth of epsilon is told, at most
+#: rounds at which the growth of epsilon is told, at most, beside the first
 _MOST_POINTS = 40
 
 
@@ -279,7 +279,7 @@ def _beyond(event: DpEvent, agreement: Agreement, *, claimed: bool) -> tuple[Coa
 
 
 def _growth(event: DpEvent, rounds: int, agreement: Agreement) -> tuple[EpsilonAfterRound, ...]:
-    points = sorted({round(rounds * point / _MOST_POINTS) or 1 for point in range(1, _MOST_POINTS + 1)})
+    points = sorted({1, *(round(rounds * point / _MOST_POINTS) or 1 for point in range(1, _MOST_POINTS + 1))})
     return tuple(
         EpsilonAfterRound(
             round=done,

@@ -109,7 +109,7 @@ def _epsilons(facts: Explanation) -> Table:
         table.add_section()
     for numbers, cells in rows:
         sites = "1 site" if numbers == "1" else f"{numbers} sites"
-        table.add_row(f"The coordinator with {sites} (more than c)", *(_coalition(cell) for cell in cells))
+        table.add_row(f"The coordinator with {sites} (> c)", *(_coalition(cell) for cell in cells))
     table.add_section()
     table.add_row("charged to each site", *(_charge(mode.epsilon_charged) for mode in modes), style="bold")
     table.add_row(f"  budget of a run, {agreed.epsilon_per_run:g}", *(_fits(mode.fits_run) for mode in modes))

@@ -133,7 +133,7 @@ def test_explain_prints_a_row_for_each_adversary_and_a_column_for_each_mode(
     assert line_of(printed, "The coordinator with c colluding sites") == [up[0], up[0]]
     assert line_of(printed, "Another site") == [up[0], up[0]]
     assert line_of(printed, "The public") == [up[0], up[1]]
-    assert line_of(printed, "The coordinator with 2 sites (more than c)") == [up[0], f"({up[2]})"]
+    assert line_of(printed, "The coordinator with 2 sites (> c)") == [up[0], f"({up[2]})"]
     assert line_of(printed, "charged to each site") == [up[0], up[0]]
     assert line_of(printed, "budget of a run, 8") == ["fits", "fits"]
     noise = {mode: rest.split() for mode, rest in re.findall(r"^  (local|joint) +(\d.*)$", printed, re.MULTILINE)}
