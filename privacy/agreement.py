@@ -80,7 +80,7 @@ class AgreementBundle(Strict):
 
 @dataclass(frozen=True)
 class VerifiedAgreement:
-    """An agreement whose signatures were checked. Made by :func:`verify` and by nothing else.
+    """An agreement whose signatures were checked. Made by :func:`verify`; where data is at stake, by nothing else.
 
     Its validity in time was checked once; whoever acts on it later asks :func:`check_valid_at` again.
     """

@@ -152,18 +152,7 @@ def submission_facts(
         Refusal: the agreement does not allow the run, or its whole cost exceeds the agreed epsilon per run.
     """
     agreed = agreement.agreement
-    order = _first_order(run_id, spec, agreement, base_model_digest)
-    for partner in agreed.partners:
-        policy = SitePolicy.draft(
-            agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds, weight=1
-        )
-        try:
-            # the coordinator has no data; each site's gate knows what its own are kept by
-            gate = Gate(agreement, policy, partner.name, data_unit=kept_by(agreed.privacy.unit))
-            gate.check(order, now=datetime.now(UTC))
-        except Refusal as refusal:
-            hint = refusal.hint or "correct the run file, or agree on other limits in a new agreement"
-            raise Refusal(refusal.reason, refusal.message, hint=hint) from refusal
+    order = ask_every_gate(run_id, spec, agreement, base_model_digest, now=datetime.now(UTC))
     event, delta = round_event(spec, agreed), agreed.privacy.delta
     # the whole first: a plan far beyond the budget has thousands of rounds to go through
     run_event = event.model_copy(update={"steps": event.steps * spec.run.rounds})
@@ -202,6 +191,30 @@ def submission_facts(
         "testing": spec.testing is not None,
         "spec": spec.model_dump(mode="json"),
     }
+
+
+def ask_every_gate(
+    run_id: str, spec: RunSpec, agreement: VerifiedAgreement, base_model_digest: str, *, now: datetime
+) -> Order:
+    """Return the run's first order, which the gates of all partners accept under the agreement alone.
+
+    Raises:
+        Refusal: the first rule of a gate that the order breaks.
+        InputError: as :func:`round_event`.
+    """
+    agreed = agreement.agreement
+    order = _first_order(run_id, spec, agreement, base_model_digest)
+    for partner in agreed.partners:
+        policy = SitePolicy.draft(
+            agreed, partner.name, accept_runs=True, allow_testing=True, max_rounds_per_run=spec.run.rounds, weight=1
+        )
+        try:
+            # the coordinator has no data; each site's gate knows what its own are kept by
+            Gate(agreement, policy, partner.name, data_unit=kept_by(agreed.privacy.unit)).check(order, now=now)
+        except Refusal as refusal:
+            hint = refusal.hint or "correct the run file, or agree on other limits in a new agreement"
+            raise Refusal(refusal.reason, refusal.message, hint=hint) from refusal
+    return order
 
 
 def round_event(spec: RunSpec, agreement: Agreement) -> DpEvent:

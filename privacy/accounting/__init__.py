@@ -14,6 +14,7 @@ from privacy.accounting.adversaries import (
     adversary_bounds,
 )
 from privacy.accounting.calibration import calibrate_noise_multiplier
+from privacy.accounting.collusion import epsilon_against
 from privacy.accounting.comparison import SecondOpinion, agreement_between
 from privacy.accounting.pld import epsilon
 from privacy.accounting.prv import epsilon_prv
@@ -31,6 +32,7 @@ __all__ = [
     "agreement_between",
     "calibrate_noise_multiplier",
     "epsilon",
+    "epsilon_against",
     "epsilon_prv",
     "epsilon_rdp",
 ]

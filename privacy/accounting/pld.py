@@ -58,11 +58,16 @@ def epsilon_of(spends: tuple[Spend, ...], delta: float) -> float:
     return _epsilon(spends, delta)
 
 
+def has_trustworthy_pld(spends: tuple[Spend, ...], delta: float) -> bool:
+    """Whether :func:`epsilon_of` is a PLD bound; else it is the Rényi bound."""
+    return delta >= _SMALLEST_DELTA and _discretises_well(spends)
+
+
 # Few: a key is as long as the lifetime has kinds of event.
 @lru_cache(maxsize=256)
 def _epsilon(spends: tuple[Spend, ...], delta: float) -> float:
     renyi = rdp_of(spends, delta)
-    if delta < _SMALLEST_DELTA or not _discretises_well(spends):
+    if not has_trustworthy_pld(spends, delta):
         return renyi
     width = _width(spends, renyi)
     # The newest kind is the one a run repeats: apart from the others, each of its steps costs one composition.

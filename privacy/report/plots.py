@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from privacy.report.markup import Html, element
+from privacy.report.markup import Html, element, join
 
-_WIDTH, _HEIGHT = 640.0, 280.0
+#: of a drawing, in its own units
+WIDTH, HEIGHT = 640.0, 280.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 14.0, 18.0, 42.0
 #: marks tell lines apart where colours cannot
 _MARKS = ("circle", "square", "diamond", "triangle")
@@ -49,12 +50,12 @@ class Plot:
     value_text: Callable[[float], str]
 
 
-def group_equal(lines: Sequence[Line]) -> tuple[Line, ...]:
+def group_equal(lines: Sequence[Line], between: str = ", ") -> tuple[Line, ...]:
     """Join lines with equal points into one that names them all: lines over each other would hide sites."""
     grouped: dict[tuple[tuple[float, float], ...], list[str]] = {}
     for line in lines:
         grouped.setdefault(line.points, []).append(line.label)
-    return tuple(Line(", ".join(labels), points) for points, labels in grouped.items())
+    return tuple(Line(between.join(labels), points) for points, labels in grouped.items())
 
 
 def nice_ticks(top: float, about: int = 5) -> tuple[float, ...]:
@@ -68,63 +69,78 @@ def nice_ticks(top: float, about: int = 5) -> tuple[float, ...]:
 
 
 def svg(plot: Plot) -> Html:
-    """Draw ``plot``."""
-
-    def x(value: float) -> float:
-        return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * value / max(plot.x_last, 1), 2)
-
-    def y(value: float) -> float:
-        return round(_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - min(value, plot.top) / plot.top), 2)
-
+    """Draw ``plot`` for a page, whose style sheet colours it."""
     return element(
         "svg",
-        element("title", plot.title, id=f"{plot.key}-title"),
-        element("desc", plot.description, id=f"{plot.key}-desc"),
-        _grid(plot, x, y),
-        [_level(level, y) for level in plot.levels],
-        element("path", class_="planned", d=_path(plot.planned, x, y)) if plot.planned else None,
-        [_line(index, line, plot, x, y) for index, line in enumerate(plot.lines)],
-        viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}",
+        drawing(plot),
+        viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
         role="img",
         aria_labelledby=f"{plot.key}-title {plot.key}-desc",
         class_="plot",
     )
 
 
+def drawing(plot: Plot) -> Html:
+    """What is inside the drawing of ``plot``, ``WIDTH`` times ``HEIGHT``."""
+
+    def x(value: float) -> float:
+        return round(_LEFT + (WIDTH - _LEFT - _RIGHT) * value / max(plot.x_last, 1), 2)
+
+    def y(value: float) -> float:
+        return round(_TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - min(value, plot.top) / plot.top), 2)
+
+    return join(
+        element("title", plot.title, id=f"{plot.key}-title"),
+        element("desc", plot.description, id=f"{plot.key}-desc"),
+        _grid(plot, x, y),
+        [_level(level, y) for level in plot.levels],
+        element("path", class_="planned", d=_path(plot.planned, x, y)) if plot.planned else None,
+        [_line(index, line, plot, x, y) for index, line in enumerate(plot.lines)],
+    )
+
+
 def legend(plot: Plot) -> Html:
     """The key to the lines, as a list outside the drawing so that it wraps on a narrow screen."""
-    items = [_key(f"series s{index % 8}", line.label, mark=index) for index, line in enumerate(plot.lines)]
-    if plot.planned:
-        items.append(_key("planned", "as planned"))
-    items.extend(_key(level.style, level.label) for level in plot.levels)
+    items = [
+        element(
+            "li",
+            element("svg", sample, viewBox="0 0 28 12", aria_hidden="true", class_="swatch"),
+            element("span", label),
+        )
+        for label, sample in keys(plot)
+    ]
     return element("ul", items, class_="legend")
 
 
-def _key(style: str, label: str, mark: int | None = None) -> Html:
-    swatch = element(
-        "svg",
+def keys(plot: Plot) -> tuple[tuple[str, Html], ...]:
+    """The label of each line and level, and a sample of how it is drawn, 28 times 12."""
+    found = [(line.label, _sample(f"series s{index % 8}", mark=index)) for index, line in enumerate(plot.lines)]
+    if plot.planned:
+        found.append(("as planned", _sample("planned")))
+    found.extend((level.label, _sample(level.style)) for level in plot.levels)
+    return tuple(found)
+
+
+def _sample(style: str, mark: int | None = None) -> Html:
+    return join(
         element("path", d="M1 6H27", class_=style.replace("series", "stroke")),
         _mark(mark, 14.0, 6.0, style) if mark is not None else None,
-        viewBox="0 0 28 12",
-        aria_hidden="true",
-        class_="swatch",
     )
-    return element("li", swatch, element("span", label))
 
 
 def _grid(plot: Plot, x: Callable[[float], float], y: Callable[[float], float]) -> Html:
     bottom = y(0)
     parts: list[Html] = []
     for tick in nice_ticks(plot.top):
-        parts.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y(tick), y2=y(tick), class_="grid"))
+        parts.append(element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(element("text", plot.tick_text(tick), x=_LEFT - 8, y=y(tick) + 4, class_="tick end"))
     rounds = [tick for tick in nice_ticks(plot.x_last, 8) if tick == int(tick)]
     for tick in rounds:
         parts.append(element("line", x1=x(tick), x2=x(tick), y1=bottom, y2=bottom + 5, class_="axis"))
         parts.append(element("text", f"{tick:g}", x=x(tick), y=bottom + 18, class_="tick middle"))
-    parts.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(element("text", plot.x_label, x=middle, y=_HEIGHT - 4, class_="tick middle"))
+    parts.append(element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"))
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    parts.append(element("text", plot.x_label, x=middle, y=HEIGHT - 4, class_="tick middle"))
     return element("g", parts)
 
 
@@ -132,8 +148,8 @@ def _level(level: Level, y: Callable[[float], float]) -> Html:
     height = y(level.value)
     return element(
         "g",
-        element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=height, y2=height, class_=level.style),
-        element("text", level.label, x=_WIDTH - _RIGHT, y=height - 6, class_=f"tick end {level.style}-text"),
+        element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=height, y2=height, class_=level.style),
+        element("text", level.label, x=WIDTH - _RIGHT, y=height - 6, class_=f"tick end {level.style}-text"),
     )
 
 

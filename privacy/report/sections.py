@@ -7,14 +7,8 @@ from privacy.report import charts
 from privacy.report.facts import ReportFacts, SiteFacts
 from privacy.report.figures import accuracy_text, adjacency_text, bytes_text, delta_text, epsilon_text
 from privacy.report.markup import Child, Html, element, join
+from privacy.report.statements import WHO, split_shared
 from privacy.report.tables import Number, Value, section, table
-
-_WHO = {
-    "coordinator": "The coordinator",
-    "coordinator+c sites": "The coordinator with c colluding sites",
-    "site": "Another site",
-    "public": "The public",
-}
 
 
 def summary(facts: ReportFacts) -> Html:
@@ -101,10 +95,10 @@ def privacy_spent(facts: ReportFacts) -> Html:
 
 def adversaries(facts: ReportFacts) -> Html:
     """One epsilon for each adversary, with the assumptions it rests on."""
-    own, shared = _split_shared([adversary.assumptions for adversary in facts.adversaries])
+    own, shared = split_shared([adversary.assumptions for adversary in facts.adversaries])
     rows = [
         (
-            _WHO.get(adversary.adversary, adversary.adversary),
+            WHO.get(adversary.adversary, adversary.adversary),
             Number(epsilon_text(adversary.epsilon), strong=True, bad=adversary.epsilon is None),
             Number(delta_text(adversary.delta)),
             text_,
@@ -251,17 +245,6 @@ def _second_opinion(facts: ReportFacts) -> Html:
         f"{opinion.tolerance:.2g} between the first two comes from discretisation alone.",
         class_="note",
     )
-
-
-def _split_shared(texts: list[str]) -> tuple[list[str], str]:
-    """Take the sentences that all texts end with out of each; return what is left of each, and those."""
-    split = [text_.split(". ") for text_ in texts]
-    count = 0
-    while all(len(parts) > count + 1 and parts[-count - 1] == split[0][-count - 1] for parts in split):
-        count += 1
-    if not count:
-        return texts, ""
-    return [". ".join(parts[:-count]) + "." for parts in split], ". ".join(split[0][-count:])
 
 
 def _mean_bytes(site: SiteFacts) -> int:

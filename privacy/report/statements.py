@@ -5,8 +5,16 @@ After sections 2 and 4 of the design. They belong to the facts, so that the JSON
 
 from __future__ import annotations
 
+from privacy.accounting import COLLUDING_SITES, COORDINATOR, PUBLIC, SITE
 from privacy.events import PrivacyMode
 from privacy.report.facts import EgressFacts, TrustFacts
+
+WHO = {
+    COORDINATOR: "The coordinator",
+    COLLUDING_SITES: "The coordinator with c colluding sites",
+    SITE: "Another site",
+    PUBLIC: "The public",
+}
 
 TRUST = TrustFacts(
     adversaries=(
@@ -88,3 +96,14 @@ def egress_of(mode: PrivacyMode, ring_bits: int) -> tuple[EgressFacts, ...]:
             protection="Public. Not counted in the bytes below.",
         ),
     )
+
+
+def split_shared(texts: list[str]) -> tuple[list[str], str]:
+    """Take the sentences that all texts end with out of each; return what is left of each, and those."""
+    split = [text_.split(". ") for text_ in texts]
+    count = 0
+    while all(len(parts) > count + 1 and parts[-count - 1] == split[0][-count - 1] for parts in split):
+        count += 1
+    if not count:
+        return texts, ""
+    return [". ".join(parts[:-count]) + "." for parts in split], ". ".join(split[0][-count:])

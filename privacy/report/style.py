@@ -1,7 +1,7 @@
 """The report's style sheet: system fonts, one accent, light and dark, narrow and wide, screen and paper."""
 
-CSS = (
-    """
+#: colours by name, for light and dark surroundings
+PALETTE = """
 :root {
   color-scheme: light dark;
   --paper: #fbfaf7; --card: #ffffff; --ink: #1d2327; --soft: #59646c; --rule: #dfddd6; --faint: #f1efe9;
@@ -19,6 +19,29 @@ CSS = (
     --s6: #74c4ea; --s7: #b4b4b4;
   }
 }
+"""
+
+#: how the parts of a plot look, by class
+DRAWING = """
+.grid { stroke: var(--rule); stroke-width: 1; }
+.axis { stroke: var(--soft); stroke-width: 1; }
+.tick { fill: var(--soft); font-size: 10px; font-variant-numeric: tabular-nums; }
+.tick.end { text-anchor: end; }
+.tick.middle { text-anchor: middle; }
+.stroke { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
+.series { stroke: var(--card); stroke-width: 1; }
+.planned { fill: none; stroke: var(--soft); stroke-width: 1.4; stroke-dasharray: 2 4; }
+.budget { stroke: var(--alarm); stroke-width: 1.6; stroke-dasharray: 8 4; }
+.budget-text { fill: var(--alarm); }
+.chance { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 2 4; }
+""" + "".join(
+    f".stroke.s{index} {{ stroke: var(--s{index}); }} .series.s{index} {{ fill: var(--s{index}); }}\n"
+    for index in range(8)
+)
+
+CSS = (
+    PALETTE
+    + """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
@@ -100,17 +123,9 @@ figcaption { font-size: .95rem; margin-bottom: .5rem; }
 figcaption strong { font-weight: 650; }
 figcaption span { color: var(--soft); }
 .plot { display: block; width: 100%; height: auto; }
-.grid { stroke: var(--rule); stroke-width: 1; }
-.axis { stroke: var(--soft); stroke-width: 1; }
-.tick { fill: var(--soft); font-size: 10px; font-variant-numeric: tabular-nums; }
-.tick.end { text-anchor: end; }
-.tick.middle { text-anchor: middle; }
-.stroke { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
-.series { stroke: var(--card); stroke-width: 1; }
-.planned { fill: none; stroke: var(--soft); stroke-width: 1.4; stroke-dasharray: 2 4; }
-.budget { stroke: var(--alarm); stroke-width: 1.6; stroke-dasharray: 8 4; }
-.budget-text { fill: var(--alarm); }
-.chance { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 2 4; }
+"""
+    + DRAWING
+    + """
 .legend {
   list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; padding: 0; margin: .6rem 0 0;
   font-size: .88rem;
@@ -149,12 +164,6 @@ footer {
   margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--soft);
   font-size: .88rem;
 }
-"""
-    + "".join(
-        f".stroke.s{index} {{ stroke: var(--s{index}); }} .series.s{index} {{ fill: var(--s{index}); }}\n"
-        for index in range(8)
-    )
-    + """
 @media (max-width: 36rem) {
   .page { padding: 1.4rem 1rem 3rem; }
   h1 { font-size: 1.7rem; }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import typer
 
 app = typer.Typer(
-    help="Privacy arithmetic: calibrate.",
+    help="Privacy arithmetic: calibrate, explain.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -24,12 +25,18 @@ Steps are those of the whole run: rounds times local steps. In mode site a round
   tacit privacy calibrate --epsilon 8 --delta 1e-5 --sample-rate 1 --steps 20
 """
 
+_EXPLAIN_EPILOG = """
+\b
+Examples:
+  tacit privacy explain demo/run.toml
+  tacit privacy explain run.toml --agreement agreement.yaml --second-opinion
+  tacit privacy explain run.toml --plot epsilon.svg
+  tacit privacy explain run.toml --json
+
+Needs no data, no gateway and no signatures. The agreement may be a draft by `tacit agreement new`.
+"""
+
 _DECIMALS = 6
-
-
-@app.callback()
-def _group() -> None:
-    """Keep ``calibrate`` a command of its own while it is the only one."""
 
 
 @app.command(epilog=_CALIBRATE_EPILOG)
@@ -63,3 +70,35 @@ def calibrate(
         return
     typer.echo(f"noise multiplier  {noise_multiplier:.{_DECIMALS}f}")
     typer.echo(f"spends            epsilon {spent:.4f} at delta {delta:g} (one record, add/remove, PLD)")
+
+
+@app.command(epilog=_EXPLAIN_EPILOG)
+def explain(
+    run_file: Path = typer.Argument(..., help="run.toml"),
+    agreement: Path | None = typer.Option(
+        None, help="Partners, collusion bound, delta and budgets; else what [simulation] in RUN_FILE names."
+    ),
+    plot: Path | None = typer.Option(None, metavar="FILE.svg", help="Also draw epsilon over the rounds."),
+    second_opinion: bool = typer.Option(False, "--second-opinion", help="Ask PRV and RDP, too (seconds)."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Tell the epsilon each adversary would get in each mode if RUN_FILE (run.toml) were run, before anything is."""
+    from rich.console import Console
+
+    from server.explanation import explain_files
+    from tacit.cli.explanation_page import explanation_page
+    from tacit.cli.explanation_plot import write_plot
+
+    facts = explain_files(run_file, agreement, second_opinion=second_opinion)
+    if plot is not None:
+        write_plot(facts, plot)
+    if as_json:
+        typer.echo(facts.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(explanation_page(facts))
+    for line in capture.get().splitlines():
+        typer.echo(line.rstrip())  # tables pad their lines with blanks
+    if plot is not None:
+        typer.echo(f"plot: {plot}")

@@ -9,6 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from privacy.accounting import epsilon, epsilon_prv, epsilon_rdp
+from privacy.accounting.pld import has_trustworthy_pld
+from privacy.accounting.spends import merge
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from tacit.errors import InputError, LedgerError
 
@@ -158,6 +160,7 @@ def test_no_events_cost_nothing():
 def test_out_of_the_plds_range_the_renyi_bound_is_reported(spent, delta):
     value = epsilon([spent], delta)
     assert value == epsilon_rdp([spent], delta)
+    assert not has_trustworthy_pld(merge([spent]), delta)
     assert math.isfinite(value)
 
 
@@ -175,6 +178,7 @@ def test_large_epsilons_are_not_left_to_renyi(noise_multiplier, steps, delta):
     assert truth == pytest.approx(delta, rel=2e-2)
     assert truth <= delta * (1 + 1e-6)
     assert value < epsilon_rdp([event(noise_multiplier, 1.0, steps)], delta)
+    assert has_trustworthy_pld(merge([event(noise_multiplier, 1.0, steps)]), delta)
 
 
 def test_vanishing_noise_costs_infinitely_much():
@@ -198,7 +202,9 @@ def test_one_number_never_stands_for_both_units():
     by_record, by_user = event(1.0, 0.1, 1), event(1.0, 0.1, 1).model_copy(update={"unit": PrivacyUnit.USER})
     for accountant in (epsilon, epsilon_prv, epsilon_rdp):
         for mixed in ([by_record, by_user], [by_user, by_user, by_record]):
-            with pytest.raises(LedgerError, match=r"in units of one (record and of one user|user and of one record)"):
+            with pytest.raises(
+                LedgerError, match=r"a charge to one (user|record) .* cannot be added to charges to one (record|user) "
+            ):
                 accountant(mixed, 1e-5)
 
 
@@ -214,7 +220,7 @@ class Unheard:
         Unheard(),
         None,
         event(1.0, 0.1, 1).model_copy(update={"mode": "joint"}),
-        event(1.0, 0.1, 1).model_copy(update={"unit": "user"}),
+        event(1.0, 0.1, 1).model_copy(update={"unit": "household"}),
         event(1.0, 0.1, 1).model_copy(update={"adjacency": "replace-one"}),
     ],
 )
