@@ -168,6 +168,11 @@ class HeavyBall:
         """The weights, float32 [d]."""
         return self._weights.astype(np.float32)
 
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """The weights as they are kept, float64 [d], a copy."""
+        return self._weights.copy()
+
     def step(self, gradient: npt.NDArray[np.float64]) -> None:
         """Take one step along ``gradient``, float64 [d]."""
         self._velocity = self._momentum * self._velocity + gradient

@@ -2,25 +2,30 @@
 
 Engine, sampling, clipping, noise, integer grid, sum and optimiser are the project's own; only the masks are left out,
 which cancel in the sum anyway. A test holds both modes against ``tacit simulate`` with the same seeds, bit for bit. All
-sites share one model object, because all hold the same weights at every step's start.
+sites share one model object, because all hold the same weights at every step's start. A head on frozen embeddings has
+its own, faster way to the same clipped sum (:meth:`FrozenHead.clipped_sum`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from client.training import open_engine, train_round
+from client.training import open_engine
 from models.layout import Vector
-from privacy.dpsgd import DpSgdPlan, check_independence, clipped_gradient_sum, noisy_gradient, poisson_sample
+from privacy.dpsgd import DpSgdPlan, check_independence, clipped_gradient_sum, poisson_sample
+from privacy.dpsgd.sampling import Indices
 from privacy.joint import HeavyBall, JointGrid, joint_contribution, joint_gradient
 from privacy.order import Order
-from privacy.randomness import RandomSource, SeededRandomSource
+from privacy.randomness import RandomSource, SeededRandomSource, standard_normal
 from privacy.secagg.encoding import encode
 from privacy.secagg.ring import Ring
+from simulations.benchmarks.frozen_head import FrozenHead
 from strategies.orders import OrderBook
 from strategies.secure_fedavg import mean_update
 from strategies.secure_sum import SumResult
@@ -28,6 +33,7 @@ from strategies.secure_sum import SumResult
 Source = Callable[[str, Order, str], RandomSource]
 Model = Any
 """An :class:`models.classifier.AdapterModel` or a :class:`simulations.benchmarks.frozen_head.FrozenHead`."""
+ClippedSum = Callable[[Any, Indices], npt.NDArray[np.float64]]
 Records = Any
 """What such a model trains on: :class:`privacy.dpsgd.Examples`."""
 
@@ -62,9 +68,8 @@ def run_local(
         secagg = order.secagg
         total = np.zeros(order.vector_length, dtype=Ring(secagg.ring_bits).dtype)
         for site in secagg.cohort:
-            delta = train_round(model, sites[site], vector, order, source(site, order, "noise"))
             total += encode(
-                delta,
+                _train_round(model, sites[site], vector, order, source(site, order, "noise")),
                 secagg.scale,
                 secagg.value_bound,
                 source(site, order, "rounding"),
@@ -89,10 +94,9 @@ def run_central(
     """DP-SGD by somebody who holds all records: what a trusted server could do."""
     optimiser = HeavyBall(start, learning_rate=learning_rate, momentum=momentum)
     model.set_vector(start)
-    with open_engine(model) as engine:
-        check_independence(engine, model.probe())
+    with _clipped_sums(model, plan) as clipped_sum:
         for _ in range(plan.steps):
-            optimiser.step(noisy_gradient(engine, records, plan, source))
+            optimiser.step(_noisy_gradient(clipped_sum, records, plan, source))
             model.set_vector(optimiser.vector)
     return optimiser.vector
 
@@ -154,19 +158,50 @@ def _joint_round(
     rounding = {site: source(site, order, "rounding") for site in secagg.cohort}
     optimiser = HeavyBall(vector, learning_rate=training.learning_rate, momentum=training.momentum)
     model.set_vector(vector)
-    with open_engine(model) as engine:
-        check_independence(engine, model.probe())
+    with _clipped_sums(model, plan) as clipped_sum:
         for _ in range(secagg.steps):
             total = np.zeros(order.vector_length, dtype=Ring(secagg.ring_bits).dtype)
             for site in secagg.cohort:
-                clipped_sum = clipped_gradient_sum(
-                    engine,
-                    sites[site],
-                    poisson_sample(noise[site], len(sites[site]), plan.sample_rate),
-                    l2_clip_norm=plan.l2_clip_norm,
-                    physical_batch_size=plan.physical_batch_size,
-                )
-                total += joint_contribution(clipped_sum, training, grid, noise=noise[site], rounding=rounding[site])
+                found = clipped_sum(sites[site], poisson_sample(noise[site], len(sites[site]), plan.sample_rate))
+                total += joint_contribution(found, training, grid, noise=noise[site], rounding=rounding[site])
             optimiser.step(joint_gradient(total, len(secagg.cohort), order))
             model.set_vector(optimiser.vector)
     return optimiser.vector
+
+
+@contextmanager
+def _clipped_sums(model: Model, plan: DpSgdPlan) -> Iterator[ClippedSum]:
+    """What gives the clipped sum over a sample, float64 [d], while it is open."""
+    if isinstance(model, FrozenHead):
+        yield lambda records, indices: model.clipped_sum(records, indices, plan.l2_clip_norm)
+        return
+    with open_engine(model) as engine:
+        check_independence(engine, model.probe())
+        yield lambda records, indices: clipped_gradient_sum(
+            engine,
+            records,
+            indices,
+            l2_clip_norm=plan.l2_clip_norm,
+            physical_batch_size=plan.physical_batch_size,
+        )
+
+
+def _noisy_gradient(
+    clipped_sum: ClippedSum, records: Records, plan: DpSgdPlan, source: RandomSource
+) -> npt.NDArray[np.float64]:
+    """:func:`privacy.dpsgd.noisy_gradient`, float64 [d]."""
+    total = clipped_sum(records, poisson_sample(source, len(records), plan.sample_rate))
+    total += plan.noise_stddev * standard_normal(source, total.size)
+    return total / plan.expected_batch_size
+
+
+def _train_round(model: Model, records: Records, vector: Vector, order: Order, source: RandomSource) -> Vector:
+    """:func:`client.training.train_round`: how far a site's local steps move the adapter, float32 [d]."""
+    plan = DpSgdPlan.from_spec(order.training)
+    optimiser = HeavyBall(vector, learning_rate=order.training.learning_rate, momentum=order.training.momentum)
+    model.set_vector(vector)
+    with _clipped_sums(model, plan) as clipped_sum:
+        for _ in range(plan.steps):
+            optimiser.step(_noisy_gradient(clipped_sum, records, plan, source))
+            model.set_vector(optimiser.vector)
+    return (optimiser.weights - vector.astype(np.float64)).astype(np.float32)

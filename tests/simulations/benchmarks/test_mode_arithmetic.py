@@ -13,10 +13,11 @@ import pytest
 import tomli_w
 
 from client.data import load_records
+from client.training import open_engine
 from models.classifier import build_classifier
 from models.layout import Vector
 from privacy.agreement import load_bundle
-from privacy.dpsgd import DpSgdPlan
+from privacy.dpsgd import DpSgdPlan, clipped_gradient_sum, gradient_norms
 from privacy.events import PrivacyMode
 from privacy.order import LoraSpec
 from privacy.randomness import SeededRandomSource, standard_normal, uniform
@@ -99,6 +100,26 @@ def test_a_run_without_masks_gives_the_bits_of_a_simulated_one(
         frozen = run(head, {site: head.records(data) for site, data in records.items()})
         # embeddings of other batches differ in their last bits, which a sum on the grid may round the other way
         assert np.abs(frozen - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("clip", [0.5, 4.0, 100.0])
+def test_the_fast_clipped_sum_is_the_engines(tiny_model: Path, clip: float) -> None:
+    base = build_classifier(tiny_model, LoraSpec(rank=0, alpha=1.0, targets=()), ("animal", "fruit", "metal"), 16)
+    head = FrozenHead(base)
+    texts = ["the horse", "a plum", "iron and zinc", "my lemon", "old otter here"] * 8
+    records = head.records(base.tokenise(texts, [0, 1, 2, 1, 0] * 8))
+    vector = np.random.default_rng(0).normal(size=head.layout.length).astype(np.float32) * 0.2
+    head.set_vector(vector)
+    for indices in (np.arange(0, 40, 3), np.array([], dtype=np.int64)):
+        with open_engine(head) as engine:
+            expected = clipped_gradient_sum(engine, records, indices, l2_clip_norm=clip, physical_batch_size=4)
+        found = head.clipped_sum(records, indices, clip)
+        assert np.abs(found - expected).max() <= 1e-5 * max(np.abs(expected).max(), 1e-30)
+        assert found.dtype == np.float64
+    # some were clipped and some were not
+    with open_engine(head) as engine:
+        norms = gradient_norms(engine.per_example(records.batch(np.arange(40)), 40)).numpy()
+    assert (norms > clip).any() == (clip < 100)
 
 
 def test_an_unsigned_agreement_gives_the_secure_sums_of_a_signed_one(tmp_path: Path, small_plan: Plan) -> None:
