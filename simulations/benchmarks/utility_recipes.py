@@ -80,9 +80,10 @@ def recipe_of(mode: Mode, trains: Trains, sites: int, epsilon: float) -> Recipe:
     if trains == "probe":
         rate = 16.0 if noise < 0.2 else 8.0 if noise < 1.2 else 4.0
         return Recipe(0.2, 100 if noise < 0.34 else 50, l2_clip_norm=1.0, learning_rate=rate, named=noise > 1.2)
-    rate = 0.4 if noise < 1.02 else 0.2 if noise < 2.2 else 0.1
+    many = noise < 0.55
+    rate = 0.4 if noise < 0.34 else 0.2 if many else 0.4 if noise < 1.02 else 0.2 if noise < 2.2 else 0.1
     if trains == "head":
-        return Recipe(0.2, 100 if noise < 0.34 else 50, l2_clip_norm=2.0, learning_rate=rate)
+        return Recipe(0.2, 100 if many else 50, l2_clip_norm=2.0, learning_rate=rate)
     if trains == "two-stage":
         return Recipe(0.1, 80, l2_clip_norm=2.0, learning_rate=rate, head_steps=60)
     return Recipe(0.1, 40, l2_clip_norm=2.0, learning_rate=rate)
