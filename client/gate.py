@@ -38,6 +38,7 @@ CHECKED_ELSEWHERE: Final = {
     "adapter_state_digest": "the agent compares it with the vector it received",
     "adapter_length": "the agent compares it with the model it built",
     "lora.alpha": "a constant factor inside the model; the clip norm bounds its effect",
+    "lora.freeze_a": "trains and sends less than what is agreed",
     "training.local_steps": "the ledger composes all steps before the first",
     "training.learning_rate": "scales what is already private",
     "training.schedule": "scales what is already private",

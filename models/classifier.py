@@ -36,12 +36,15 @@ from tacit.errors import ModelError
 # isort: split
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 #: What the token-classification models of transformers call their linear head.
 _HEAD_NAMES = ("classifier", "score")
 _INITIAL_LABEL = b"tacit/initial-adapter/v1\0"
 _PREDICT_BATCH_SIZE = 64
+#: how sure a head made of label names is; DP training starts from it and little depends on the exact value
+_NAME_GAIN = 20.0
 # Long enough to hold texts of clearly unequal lengths, so that a dependence on padding shows.
 _PROBE_TEXTS = (
     "short",
@@ -61,6 +64,8 @@ class AdapterModel:
         labels: the label set, in the order of the class indices.
         max_tokens: longer texts are cut to this many tokens, special tokens included.
         parameters: the trainable parameters by layout name, in the layout's order.
+        centre: mean embedding of the label names, float32 [width].
+        input_scale: the head sees ``input_scale * (embed(batch) - centre)``.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class AdapterModel:
         self._encoder: nn.Module = module.get_base_model().base_model
         self._head_name = head_name
         self._head: nn.Linear = getattr(module.get_base_model(), head_name).modules_to_save["default"]
-        self._input_scale = math.sqrt(self._head.in_features)
+        self.input_scale = math.sqrt(self._head.in_features)
         trainable = {
             _layout_name(name): parameter for name, parameter in module.named_parameters() if parameter.requires_grad
         }
@@ -89,10 +94,12 @@ class AdapterModel:
         )
         self.module.eval()
         # The initial adapter changes nothing, so these are the base model's embeddings.
+        self._set_frozen_factors()
         self.set_vector(self.initial_vector())
         names = self.tokenise([label.replace("_", " ").replace("-", " ") for label in self.labels])
         with torch.no_grad():
-            self._centre = self._embed(names.batch(np.arange(len(names)))).mean(0)
+            self._label_names = self.embed(names.batch(np.arange(len(names))))
+        self.centre = self._label_names.mean(0)
 
     # --- adapter <-> vector
 
@@ -100,18 +107,37 @@ class AdapterModel:
         """The adapter every run starts from, float32 [d]: the same on every machine, from public constants only.
 
         LoRA A is uniform in +-1/sqrt(fan in), as ``peft`` draws it, from SHAKE-256 of the parameter's name; LoRA B
-        and the head are zero, so the first model predicts nothing.
+        and the head are zero, so the first model predicts nothing. A frozen A has the same values and is not in the
+        vector.
         """
         tensors = {}
         for name, shape in zip(self.layout.names, self.layout.shapes, strict=True):
             if ".lora_A." in name:
-                stream = hashlib.shake_256(_INITIAL_LABEL + name.encode()).digest(4 * math.prod(shape))
-                # 24 bits fit a float32 exactly; every operation here rounds the same everywhere (IEEE 754).
-                unit = (np.frombuffer(stream, "<u4") >> 8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
-                tensors[name] = (unit * np.float32(1.0 / math.sqrt(shape[1]))).reshape(shape)
+                tensors[name] = _initial_factor(name, shape)
             else:
                 tensors[name] = np.zeros(shape, dtype=np.float32)
         return self.layout.flatten(tensors)
+
+    def label_name_vector(self) -> Vector:
+        """:meth:`initial_vector` with a head that compares a text with the label names, float32 [d]: a zero-shot start.
+
+        Row k of the head is ``_NAME_GAIN / sqrt(d) (u_k - centre)``, where ``u_k`` embeds the name of label k: public,
+        like the names. Embeddings differ between machines in their last bits, so the coordinator sends this vector and
+        nobody computes it again.
+        """
+        tensors = dict(self.layout.unflatten(self.initial_vector()))
+        (head,) = (name for name, parameter in self.parameters.items() if parameter is self._head.weight)
+        rows = (_NAME_GAIN / self.input_scale) * (self._label_names - self.centre)
+        tensors[head] = rows.numpy(force=True)
+        return self.layout.flatten(tensors)
+
+    def _set_frozen_factors(self) -> None:
+        """Give a frozen LoRA A its public values; ``peft`` drew them at random, differently at each site."""
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                if ".lora_A." in name and not parameter.requires_grad:
+                    values = _initial_factor(_layout_name(name), tuple(parameter.shape))
+                    parameter.copy_(torch.from_numpy(values))
 
     def get_vector(self) -> Vector:
         """The adapter's values, float32 [d], a copy in the layout's order."""
@@ -148,7 +174,7 @@ class AdapterModel:
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Float32 [B, labels]."""
-        return self._head(self._input_scale * (self._embed(batch) - self._centre))
+        return self._head(self.input_scale * (self.embed(batch) - self.centre))
 
     def per_example_loss(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy of each text, float32 [B]: a vector, never a mean."""
@@ -165,7 +191,8 @@ class AdapterModel:
         accuracy = (logits.argmax(1) == truth).double().mean()
         return float(accuracy), float(functional.cross_entropy(logits.double(), truth))
 
-    def _embed(self, batch: Batch) -> torch.Tensor:
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Mean of each text's last hidden states, scaled to unit length, float32 [B, width]."""
         hidden = self._encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
         mask = batch.attention_mask[:, :, None].to(hidden.dtype)
         # Each text's own tokens only; the direction of the sum is the direction of the mean.
@@ -198,8 +225,8 @@ class AdapterModel:
         kept = weight.detach().clone()
         with torch.no_grad():
             # s W (u - c) = (s W) u - s W c: scale and centre go into the weights, so that no reader needs to know.
-            weight.mul_(self._input_scale)
-            bias.copy_(-(weight @ self._centre))
+            weight.mul_(self.input_scale)
+            bias.copy_(-(weight @ self.centre))
         try:
             self.module.save_pretrained(str(folder))
         finally:
@@ -217,7 +244,8 @@ def build_classifier(folder: Path, lora: LoraSpec, labels: Sequence[str], max_to
 
     Args:
         folder: a local Hugging Face folder (see :func:`models.base.resolve_model_folder`).
-        lora: rank, alpha, and the last parts of the names of the linear layers that carry an adapter.
+        lora: rank, alpha, and the last parts of the names of the linear layers that carry an adapter; none of them,
+            and the head alone is trained.
         labels: two or more different label names.
         max_tokens: longest text, in tokens.
 
@@ -241,9 +269,10 @@ def build_classifier(folder: Path, lora: LoraSpec, labels: Sequence[str], max_to
     _check_targets(task_model, lora.targets, head_name, folder)
     config = LoraConfig(
         task_type="TOKEN_CLS",
-        r=lora.rank,
+        # without targets nothing has a rank, but peft wants one above zero
+        r=max(1, lora.rank),
         lora_alpha=lora.alpha,
-        target_modules=list(lora.targets),
+        target_modules=list(lora.targets) or DUMMY_TARGET_MODULES,
         lora_dropout=0.0,
         bias="none",
         modules_to_save=[head_name],
@@ -256,6 +285,10 @@ def build_classifier(folder: Path, lora: LoraSpec, labels: Sequence[str], max_to
     with torch.no_grad():
         head.bias.zero_()
     head.bias.requires_grad_(False)
+    if lora.freeze_a:
+        for name, parameter in module.named_parameters():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
     return AdapterModel(module, tokenizer, head_name, labels, max_tokens)
 
 
@@ -322,6 +355,14 @@ def _check_targets(task_model: nn.Module, targets: Sequence[str], head_name: str
             f"expected some of {', '.join(known)}",
             hint="name attention layers, such as query and value (BERT) or q_proj and v_proj (Llama)",
         )
+
+
+def _initial_factor(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Values of the LoRA A that the layout calls ``name``, float32 [r, in]."""
+    stream = hashlib.shake_256(_INITIAL_LABEL + name.encode()).digest(4 * math.prod(shape))
+    # 24 bits fit a float32 exactly; every operation here rounds the same everywhere (IEEE 754).
+    unit = (np.frombuffer(stream, "<u4") >> 8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
+    return (unit * np.float32(1.0 / math.sqrt(shape[1]))).reshape(shape)
 
 
 def _layout_name(name: str) -> str:

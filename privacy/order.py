@@ -36,16 +36,30 @@ class Strict(BaseModel):
 
 
 class LoraSpec(Strict):
-    """Low-rank adapters (Hu et al. 2021): which linear layers carry one, and how large."""
+    """Low-rank adapters (Hu et al. 2021): which linear layers carry one, and how large.
 
-    rank: int = Field(gt=0, le=256)
+    ``rank = 0`` with no targets trains the head alone.
+    """
+
+    rank: int = Field(ge=0, le=256)
     alpha: float = Field(gt=0)
-    targets: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str, ...]
+    #: FFA-LoRA (Sun et al. 2024): A keeps its public start, only B is trained and sent
+    freeze_a: bool = False
 
     @field_validator("targets", mode="before")
     @classmethod
     def _list_to_tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _rank_fits_the_targets(self) -> LoraSpec:
+        if (self.rank == 0) != (not self.targets):
+            raise ValueError(
+                f"rank {self.rank} with {len(self.targets)} targets; expected a rank above 0 and targets, or to train "
+                "the head alone: rank 0 and no targets"
+            )
+        return self
 
 
 class TrainingSpec(TrainingOptions):

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
+from models.layout import Vector
 from privacy.agreement import VerifiedAgreement
 from privacy.dpsgd import DpSgdPlan
 from privacy.order import Order, Receipt
@@ -101,7 +102,7 @@ class RunLoop:
         checkpoints = folder / "checkpoints"
         checkpoint = latest_checkpoint(checkpoints)
         if checkpoint is None:
-            checkpoint = Checkpoint(0, 0, model.initial_vector())
+            checkpoint = Checkpoint(0, 0, self._first_vector(model))
             write_checkpoint(checkpoints, checkpoint)
         book.last_step = max(checkpoint.last_step, self._last_step_used())
         progress = _Progress(arrays_from(checkpoint.vector), checkpoint.round)
@@ -121,6 +122,11 @@ class RunLoop:
     def _build_model(self, labels: tuple[str, ...]) -> AdapterModel:
         folder = resolve_model_folder(self._spec.model.base)
         return build_classifier(folder, self._spec.lora, labels, self._spec.model.max_tokens)
+
+    def _first_vector(self, model: AdapterModel) -> Vector:
+        """The adapter the first round starts from: public, whichever it is."""
+        by_names = self._spec.model.head_start == "label-names"
+        return model.label_name_vector() if by_names else model.initial_vector()
 
     def _order_book(self, agreement: VerifiedAgreement, model: AdapterModel) -> OrderBook:
         found = base_model_digest(resolve_model_folder(self._spec.model.base))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -46,6 +46,8 @@ class ModelSection(Strict):
 
     base: str
     max_tokens: int = Field(gt=0, default=64)
+    #: ``label-names``: the head starts from embeddings of the public label names instead of zeros
+    head_start: Literal["zero", "label-names"] = "zero"
 
 
 class TrainingSection(TrainingOptions):

@@ -101,7 +101,7 @@ ORDER: dict[str, Any] = {
     "adapter_layout_digest": "sha256:" + "d" * 64,
     "adapter_state_digest": "sha256:" + "e" * 64,
     "adapter_length": 1000,
-    "lora": {"rank": 8, "alpha": 16.0, "targets": ["query", "value"]},
+    "lora": {"rank": 8, "alpha": 16.0, "targets": ["query", "value"], "freeze_a": False},
     "labels": ["lost", "transfer", "other"],
     "training": {
         "local_steps": 10,
@@ -620,6 +620,9 @@ def test_a_seed_for_the_noise_needs_both_agreement_and_policy(
         {"round": 20, "step": 20, "epoch": 20, "rounds_planned": 20},
         {"round": 1, "step": 1, "epoch": 0},
         {"lora.rank": 1, "lora.targets": ["value"]},
+        # less than what was agreed: the head alone, or B alone
+        {"lora.rank": 0, "lora.targets": []},
+        {"lora.freeze_a": True},
         {"training.noise_multiplier": 50.0},
         {"training.l2_clip_norm": 0.001},
         {"training.adaptive_clipping": {"count_noise_stddev": 5.0, "min_l2_clip_norm": 0.1, "max_l2_clip_norm": 1.0}},

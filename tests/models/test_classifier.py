@@ -203,7 +203,7 @@ def test_mean_over_padding_is_refused(model: AdapterModel, monkeypatch: pytest.M
         hidden = model._encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
         return hidden.mean(1)
 
-    monkeypatch.setattr(model, "_embed", padded_mean)
+    monkeypatch.setattr(model, "embed", padded_mean)
     model.set_vector(moved(model))
     with (
         LoraGradients(model.module, model.parameters, model.per_example_loss) as engine,

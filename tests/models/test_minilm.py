@@ -51,7 +51,7 @@ def test_adapter_is_lora_on_query_and_value_and_a_head(model: AdapterModel) -> N
 def test_embeddings_have_unit_length_and_mean_something(model: AdapterModel) -> None:
     """Mean pooling and unit length, as the model's own sentence-transformers configuration says."""
     with torch.no_grad():
-        embedded = model._embed(model.tokenise(TEXTS).batch(np.arange(4)))
+        embedded = model.embed(model.tokenise(TEXTS).batch(np.arange(4)))
     assert torch.linalg.vector_norm(embedded, dim=1).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
     similar = embedded @ embedded.T
     assert similar[0, 3] > similar[0, 2]
@@ -61,7 +61,7 @@ def test_zero_shot_by_label_names(model: AdapterModel) -> None:
     """The centred embeddings of the label names, as the head's weights, classify: the head sees what it should."""
     with torch.no_grad():
         names = model.tokenise([label.replace("_", " ") for label in LABELS])
-        weights = model._embed(names.batch(np.arange(4))) - model._centre
+        weights = model.embed(names.batch(np.arange(4))) - model.centre
     tensors = {**model.layout.unflatten(model.initial_vector())}
     tensors["classifier.weight"] = weights.numpy()
     model.set_vector(model.layout.flatten(tensors))

@@ -99,6 +99,9 @@ def test_it_survives_json_so_that_a_submitted_run_is_the_same_run(tmp_path: Path
             "max_l2_clip_norm = 1.0",
             "above half the noise multiplier",
         ),
+        ("rank = 8", "rank = 0", "rank 0 with 2 targets"),
+        ('targets = ["query", "value"]', "targets = []", "rank 8 with 0 targets"),
+        ("[model]", '[model]\nhead_start = "random"', "model.head_start"),
     ],
 )
 def test_a_mistake_names_its_field(tmp_path: Path, old: str, new: str, told: str) -> None:
@@ -142,6 +145,14 @@ def test_without_options_training_is_what_it_was(tmp_path: Path) -> None:
     training = load_run_spec(written(tmp_path, GOOD)).training
     assert (training.schedule, training.warmup_steps, training.clipping) == ("constant", 0, "flat")
     assert (training.adam, training.layer_weights, training.adaptive_clipping) == (None, (), None)
+
+
+def test_the_head_alone_starts_from_label_names(tmp_path: Path) -> None:
+    spec = load_run_spec(written(tmp_path, GOOD))
+    assert (spec.model.head_start, spec.lora.freeze_a) == ("zero", False)
+    text = GOOD.replace("rank = 8", "rank = 0").replace('["query", "value"]', "[]")
+    spec = load_run_spec(written(tmp_path, text.replace("[model]", '[model]\nhead_start = "label-names"')))
+    assert (spec.model.head_start, spec.lora.rank, spec.lora.targets) == ("label-names", 0, ())
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -202,9 +202,7 @@ def test_one_number_never_stands_for_both_units():
     by_record, by_user = event(1.0, 0.1, 1), event(1.0, 0.1, 1).model_copy(update={"unit": PrivacyUnit.USER})
     for accountant in (epsilon, epsilon_prv, epsilon_rdp):
         for mixed in ([by_record, by_user], [by_user, by_user, by_record]):
-            with pytest.raises(
-                LedgerError, match=r"a charge to one (user|record) .* cannot be added to charges to one (record|user) "
-            ):
+            with pytest.raises(LedgerError, match=r"a charge to one (user|record) .* cannot be added to"):
                 accountant(mixed, 1e-5)
 
 
