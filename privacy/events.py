@@ -8,9 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from tacit.errors import InputError
 
@@ -127,8 +134,9 @@ class IntegerGrid(BaseModel):
 class NoiseShares(BaseModel):
     """``steps`` secure sums of clipped vectors whose noise comes in shares, one from each site in the sum.
 
-    A sum opens over ``threshold`` sites or more, of which at most ``collusion_bound`` collude: at least
-    h = ``threshold`` - ``collusion_bound`` shares are unknown to any coalition. Each has standard deviation
+    A sum opens over s = max(``threshold``, ``min_cohort``) sites or more, which every honest site sees to, and at most
+    c = ``collusion_bound`` of them collude: at least h = s - c shares are unknown to any coalition. Each has standard
+    deviation
     ``noise_multiplier / sqrt(h)`` times the sensitivity *after rounding*, so h of them hold the whole of
     ``noise_multiplier``, which is what an accountant composes. What one site adds alone protects nothing.
 
@@ -144,11 +152,13 @@ class NoiseShares(BaseModel):
     steps: int = Field(gt=0)
     threshold: int = Field(gt=1)
     collusion_bound: int = Field(gt=0)
+    #: 0 in events that counted on the threshold alone
+    min_cohort: int = Field(default=0, ge=0)
     grid: IntegerGrid | None = None
 
     @model_validator(mode="after")
     def _hides(self) -> Self:
-        if self.honest_survivors < 2:
+        if self.threshold - self.collusion_bound < 2:
             raise ValueError(
                 f"threshold ({self.threshold}) minus collusion_bound ({self.collusion_bound}) must be at least 2"
             )
@@ -161,9 +171,22 @@ class NoiseShares(BaseModel):
         return self
 
     @property
+    def smallest_sum(self) -> int:
+        """s: sites in every sum that is opened, at least."""
+        return max(self.threshold, self.min_cohort)
+
+    @property
     def honest_survivors(self) -> int:
         """h: shares in every sum that no coalition knows."""
-        return self.threshold - self.collusion_bound
+        return self.smallest_sum - self.collusion_bound
+
+    @model_serializer(mode="wrap")
+    def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Ledgers hold events from before there was such a field: their bytes must stay what they were.
+        data: dict[str, Any] = handler(self)
+        if data["min_cohort"] == 0:
+            del data["min_cohort"]
+        return data
 
     def noise_multiplier_of(self, shares: int) -> float:
         """Standard deviation of ``shares`` noise shares over the sensitivity after rounding."""

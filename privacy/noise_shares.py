@@ -28,6 +28,7 @@ from privacy.order import Order, TrainingSpec
 from privacy.randomness import RandomSource, standard_normal
 from privacy.secagg.encoding import encode
 from privacy.secagg.ring import Ring, RingVector
+from privacy.secagg.threshold import survivors_required
 from tacit.errors import TrainingError
 
 #: Smallest standard deviation of a share, in grid units: the aliasing error is then below 2^-400.
@@ -45,7 +46,7 @@ class ShareGrid:
         value_bound: contributions, noise included, stay within this, in units of the vector.
         ring_bits: of the secure sum.
         summands: sites that may be in a sum.
-        honest: sites in every sum that add their share: threshold less collusion bound.
+        honest: sites in every sum that add their share: the fewest a sum opens over, less the collusion bound.
         length: coordinates.
     """
 
@@ -65,7 +66,7 @@ class ShareGrid:
             value_bound=secagg.value_bound,
             ring_bits=secagg.ring_bits,
             summands=len(secagg.cohort),
-            honest=secagg.threshold - collusion_bound,
+            honest=survivors_required(secagg.threshold, secagg.min_cohort) - collusion_bound,
             length=order.vector_length,
         )
 

@@ -268,7 +268,8 @@ def event_of(
     grid = None
     if dimension is not None:
         grid = IntegerGrid(l2_clip_norm=training.l2_clip_norm, scale=secagg.scale, dimension=dimension)
-    facts |= {"threshold": secagg.threshold, "collusion_bound": collusion_bound, "grid": grid}
+    facts |= {"threshold": secagg.threshold, "min_cohort": secagg.min_cohort, "collusion_bound": collusion_bound}
+    facts |= {"grid": grid}
     try:
         if mode is PrivacyMode.JOINT:
             return JointSubsampledGaussian.model_validate(facts | sampled)

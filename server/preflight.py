@@ -23,7 +23,7 @@ from privacy.events import DpEvent, PrivacyMode, kept_by
 from privacy.noise_shares import NOISE_REACH
 from privacy.order import Order, SecAggSpec, TrainingSpec, event_of
 from privacy.policy import SitePolicy
-from privacy.secagg.threshold import default_threshold
+from privacy.secagg.threshold import default_threshold, survivors_required
 from server.run_spec import RunSpec
 from strategies.orders import OrderBook, RunPlan
 from tacit.errors import Refusal, RefusalReason
@@ -76,7 +76,7 @@ def secagg_of(spec: RunSpec, agreement: Agreement) -> SecAggSpec:
         together = _ALIGNED * training.expected_batch_size * training.l2_clip_norm
         bound = max(bound, together, _largest_count(training))
     if spec.run.mode is not PrivacyMode.LOCAL:
-        honest = max(1, threshold - terms.collusion_bound)
+        honest = max(1, survivors_required(threshold, terms.min_cohort) - terms.collusion_bound)
         # the share itself is a little wider for the rounding, by what the site computes from the grid
         share = spec.training.noise_multiplier * spec.training.l2_clip_norm / math.sqrt(honest)
         bound += _SHARE_MARGIN * NOISE_REACH * share

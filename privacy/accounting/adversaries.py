@@ -23,19 +23,20 @@ _SHARED = (
     "In mode {mode} a sum's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
 )
 _SHARED_NOISE = {
-    COORDINATOR: _SHARED + "and no colluding site, so that all {threshold} shares of a sum count.",
+    COORDINATOR: _SHARED + "and no colluding site, so that all {smallest} shares of a sum count.",
     COLLUDING_SITES: (
-        _SHARED + "and the shares of at least t - c = {honest} honest sites in each sum. If more than c = "
-        "{collusion_bound} sites collude with the coordinator, nothing is claimed for those sums."
+        _SHARED + "and the shares of at least {honest} honest sites in each sum: the fewest that a sum opens over, "
+        "{smallest}, less c. If more than c = {collusion_bound} sites collude with the coordinator, nothing is claimed "
+        "for those sums."
     ),
     SITE: _SHARED + "and the shares of the other {others} sites or more in each sum.",
-    PUBLIC: "In mode {mode} a sum's noise is shared: all {threshold} shares of a sum count if no site tells its own.",
+    PUBLIC: "In mode {mode} a sum's noise is shared: all {smallest} shares of a sum count if no site tells its own.",
 }
 _SHARES: dict[str, UnknownShares] = {
-    COORDINATOR: lambda event: event.threshold,
+    COORDINATOR: lambda event: event.smallest_sum,
     COLLUDING_SITES: against_colluding_sites,
-    SITE: lambda event: event.threshold - 1,
-    PUBLIC: lambda event: event.threshold,
+    SITE: lambda event: event.smallest_sum - 1,
+    PUBLIC: lambda event: event.smallest_sum,
 }
 _NO_CLAIM = "The noise was drawn from a test seed: whoever knows the seed can subtract it. No privacy is claimed."
 
@@ -131,8 +132,8 @@ def _reason(name: str, events: tuple[DpEvent, ...], shared: list[NoiseShares], n
         reasons.append(
             _SHARED_NOISE[name].format(
                 mode=mode,
-                threshold=weakest.threshold,
-                others=weakest.threshold - 1,
+                smallest=weakest.smallest_sum,
+                others=weakest.smallest_sum - 1,
                 honest=weakest.honest_survivors,
                 collusion_bound=weakest.collusion_bound,
             )

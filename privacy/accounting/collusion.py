@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from privacy.accounting.pld import epsilon_of
 from privacy.accounting.spends import check_delta, merge
-from privacy.events import DpEvent
+from privacy.events import DpEvent, NoiseShares
 from privacy.secagg.threshold import check_threshold
 from tacit.errors import InputError, SecAggError
 
@@ -37,20 +37,24 @@ def epsilon_against(events: Iterable[DpEvent], delta: float, *, cohort_size: int
             f"{colluding_sites} colluding sites of {cohort_size} were asked about; expected 0 to {cohort_size - 1}",
             hint="the site whose record is protected is not one of them",
         )
-    return epsilon_of(merge(events, lambda event: unknown_shares(event.threshold, cohort_size, colluding_sites)), delta)
+
+    def shares(event: NoiseShares) -> int:
+        return unknown_shares(event.threshold, event.smallest_sum, cohort_size, colluding_sites)
+
+    return epsilon_of(merge(events, shares), delta)
 
 
-def unknown_shares(threshold: int, cohort_size: int, colluding_sites: int) -> int:
+def unknown_shares(threshold: int, smallest_sum: int, cohort_size: int, colluding_sites: int) -> int:
     """Return how many noise shares of a sum the coordinator with k sites does not know, at least.
 
     While the threshold t still protects against k sites (:func:`privacy.secagg.threshold.check_threshold`), one sum of
-    at least t sites is opened and t - k of its shares are unknown. Beyond that a malicious coordinator may open what
-    it likes of a step; all it can open is computed from the sites' vectors, and the honest site's own share is in its
-    vector and drawn once. One share remains, whoever colludes.
+    at least ``smallest_sum`` sites is opened, and all but k of its shares are unknown. Beyond that a malicious
+    coordinator may open what it likes of a step; all it can open is computed from the sites' vectors, and the honest
+    site's own share is in its vector and drawn once. One share remains, whoever colludes.
     """
     try:
         # no colluding site asks no more of a threshold than one does
         check_threshold(cohort_size, threshold, max(colluding_sites, 1))
     except SecAggError:
         return 1
-    return threshold - colluding_sites
+    return smallest_sum - colluding_sites

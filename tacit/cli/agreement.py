@@ -132,7 +132,11 @@ def new(
     public_dataset_size: int | None = typer.Option(
         None, help="Agreed number of records, or users, a site counts as: the public normaliser."
     ),
-    min_cohort: int | None = typer.Option(None, help="Fewest sites in a sum; floor(2n/3) + 1 when absent."),
+    min_cohort: int | None = typer.Option(
+        None,
+        help="Fewest sites in a sum; floor(2n/3) + 1 when absent. With more, modes joint and site need less noise, and "
+        "fewer sites may be missing.",
+    ),
     collusion_bound: int | None = typer.Option(
         None, help="Partners that may collude; max(1, floor((n - 1)/3)) when absent."
     ),

@@ -105,7 +105,7 @@ def centrally_trained(plan: ConsortiumPlan, run: dict[str, Any], length: int) ->
     sigma_delta = (sigma**-2 - (2 * sigma_b) ** -2) ** -0.5
     # rounding d + 1 coordinates widens all noise by this
     wider = (first_clip + math.sqrt(length + 1) / secagg["scale"]) / first_clip
-    honest = secagg["threshold"] - 1
+    honest = max(secagg["threshold"], secagg["min_cohort"]) - 1
     batch = recipe.sample_rate * recipe.public_dataset_size * len(plan.sites)
     total_steps = recipe.rounds * recipe.local_steps
     weights = model.initial_vector()

@@ -171,7 +171,7 @@ def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) 
         with path.open(newline="", encoding="utf-8") as stream:
             keys = [row.get("who", str(number)) for number, row in enumerate(csv.DictReader(stream))]
         owned[site] = [[row for row, key in enumerate(keys) if key == user] for user in dict.fromkeys(keys)]
-    honest = secagg["threshold"] - 1
+    honest = max(secagg["threshold"], secagg["min_cohort"]) - 1
     sensitivity = recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]
     share = recipe.noise_multiplier * sensitivity / np.sqrt(honest)
     weights = model.initial_vector().astype(np.float64)
@@ -232,7 +232,7 @@ def averaged_by_hand(plan: ConsortiumPlan, facts: dict[str, Any], length: int) -
     recipe, secagg = plan.recipe, facts["secagg"]
     lora = LoraSpec(rank=recipe.lora_rank, alpha=recipe.lora_alpha, targets=("query", "value"))
     model = build_classifier(Path(plan.base_model), lora, plan.labels, recipe.max_tokens)
-    honest = secagg["threshold"] - 1
+    honest = max(secagg["threshold"], secagg["min_cohort"]) - 1
     share = recipe.noise_multiplier * (recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]) / np.sqrt(honest)
     weights = model.initial_vector().astype(np.float64)
     norms = []

@@ -22,35 +22,39 @@ LOCAL = SubsampledGaussian(
 )
 
 
-def joint(threshold: int, collusion_bound: int) -> JointSubsampledGaussian:
+def joint(threshold: int, collusion_bound: int, min_cohort: int = 0) -> JointSubsampledGaussian:
     return JointSubsampledGaussian(
         **LOCAL.model_dump(exclude={"mechanism", "mode"}),
         mode=PrivacyMode.JOINT,
         threshold=threshold,
         collusion_bound=collusion_bound,
+        min_cohort=min_cohort,
     )
 
 
-def fewest_shares(threshold: int, sites: int, colluding: int) -> int:
+def fewest_shares(threshold: int, min_cohort: int, sites: int, colluding: int) -> int:
     """By trying: two sets of t sites with nobody honest in both open whatever they like; else t less the colluders."""
     members = range(sites)
     bad = set(members[:colluding])
     quorums = [set(each) for each in itertools.combinations(members, threshold)]
     if any(first & second <= bad for first in quorums for second in quorums):
         return 1
-    honest = min(len(quorum - bad) for quorum in quorums)
+    # an honest site in each quorum opens no smaller sum than it was promised
+    sums = [set(each) for each in itertools.combinations(members, max(threshold, min_cohort))]
+    honest = min(len(each - bad) for each in sums)
     # a sum of one honest site's vector is that vector, and the noise in it is its own
     return max(honest, 1)
 
 
 @pytest.mark.parametrize(("sites", "threshold"), [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (7, 7)])
 def test_the_shares_that_remain_are_those_found_by_trying_every_quorum(sites: int, threshold: int) -> None:
-    for colluding in range(sites):
-        assert unknown_shares(threshold, sites, colluding) == fewest_shares(threshold, sites, colluding), colluding
+    for colluding, min_cohort in itertools.product(range(sites), range(sites + 1)):
+        found = unknown_shares(threshold, max(threshold, min_cohort), sites, colluding)
+        assert found == fewest_shares(threshold, min_cohort, sites, colluding), (colluding, min_cohort)
 
 
 def test_ten_sites() -> None:
-    assert [unknown_shares(7, 10, colluding) for colluding in range(10)] == [7, 6, 5, 4, 1, 1, 1, 1, 1, 1]
+    assert [unknown_shares(7, 7, 10, colluding) for colluding in range(10)] == [7, 6, 5, 4, 1, 1, 1, 1, 1, 1]
 
 
 def test_up_to_the_agreed_number_it_is_what_is_claimed() -> None:
@@ -59,6 +63,18 @@ def test_up_to_the_agreed_number_it_is_what_is_claimed() -> None:
     for colluding, name in ((0, COORDINATOR), (3, COLLUDING_SITES)):
         found = epsilon_against([event], 1e-5, cohort_size=10, colluding_sites=colluding)
         assert found == bounds[name].epsilon
+
+
+def test_a_larger_least_cohort_leaves_more_honest_shares() -> None:
+    event = joint(threshold=7, collusion_bound=3, min_cohort=10)
+    assert (event.smallest_sum, event.honest_survivors) == (10, 7)
+    # whatever the shares' size, those of the honest sites make up the whole noise; without colluders there is more
+    assert epsilon([event], 1e-5) == epsilon([LOCAL], 1e-5)
+    bounds = adversary_bounds([event], 1e-5, collusion_bound=3, noise_secret=True)
+    assert bounds[COORDINATOR].epsilon == epsilon(
+        [LOCAL.model_copy(update={"noise_multiplier": event.noise_multiplier_of(10)})], 1e-5
+    )
+    assert "10, less c" in bounds[COLLUDING_SITES].assumptions
 
 
 def test_against_all_others_one_share_is_left() -> None:

@@ -29,6 +29,7 @@ from privacy.events import (
 )
 from privacy.noise_shares import ShareGrid
 from privacy.order import Order
+from privacy.secagg.threshold import survivors_required
 from tacit.errors import InputError, LedgerError
 from tests.privacy.test_order import ORDER
 
@@ -87,7 +88,7 @@ def test_what_is_charged_is_the_worst_of_them():
     bounds = adversary_bounds([joint()], DELTA, collusion_bound=3, noise_secret=True)
     assert epsilon([joint()], DELTA) == max(bound.epsilon for bound in bounds.values())
     assert bounds[COLLUDING_SITES].epsilon > bounds[SITE].epsilon > bounds[PUBLIC].epsilon
-    assert "t - c = 4 honest sites" in bounds[COLLUDING_SITES].assumptions
+    assert "at least 4 honest sites" in bounds[COLLUDING_SITES].assumptions
     opinion = agreement_between([joint()], DELTA)
     assert opinion.agrees
     assert opinion.pld == epsilon([joint()], DELTA)
@@ -98,7 +99,7 @@ def test_both_modes_compose():
     bounds = adversary_bounds(both, DELTA, collusion_bound=3, noise_secret=True)
     assert bounds[PUBLIC].epsilon > epsilon([central(1.0)], DELTA)
     assert bounds[COLLUDING_SITES].epsilon == epsilon(both, DELTA)
-    for needed in ("noised at the site", "t - c = 4 honest sites"):
+    for needed in ("noised at the site", "at least 4 honest sites"):
         assert needed in bounds[COLLUDING_SITES].assumptions
 
 
@@ -113,14 +114,17 @@ def test_more_colluding_sites_than_the_shares_were_made_for_get_no_bound():
     assert adversary_bounds([joint()], DELTA, collusion_bound=2, noise_secret=True)
 
 
-def test_what_is_composed_is_what_the_sites_add():
+@pytest.mark.parametrize("min_cohort", [2, len(JOINT_ORDER.secagg.cohort)])
+def test_what_is_composed_is_what_the_sites_add(min_cohort):
     """The engine's share, times the root of how many are unknown, over the sensitivity: the event's figures."""
-    order = JOINT_ORDER
+    secagg = JOINT_ORDER.secagg.model_copy(update={"min_cohort": min_cohort})
+    order = JOINT_ORDER.model_copy(update={"secagg": secagg})
+    assert order.event(collusion_bound=2).smallest_sum == survivors_required(secagg.threshold, min_cohort)
     engine = ShareGrid.of(order, collusion_bound=2)
     event = order.event(collusion_bound=2)
     assert event.grid is not None
     share_units = engine.share_stddev(order.training) * order.secagg.scale
-    for unknown in (event.honest_survivors, order.secagg.threshold - 1, order.secagg.threshold):
+    for unknown in (event.honest_survivors, event.smallest_sum - 1, event.smallest_sum):
         held = share_units * math.sqrt(unknown) / event.grid.l2_sensitivity
         assert event.noise_multiplier_of(unknown) == pytest.approx(held, rel=1e-12)
     assert event.noise_multiplier_of(event.honest_survivors) == order.training.noise_multiplier
@@ -191,11 +195,27 @@ def test_the_ledger_takes_it(ledger, words):
     assert ledger.entries()[1].body.event == joint()
 
 
+def test_an_event_from_before_there_was_a_least_cohort_keeps_its_bytes():
+    """In a ledger its hash is in the tree; and its shares were made for the threshold alone."""
+    old = joint()
+    data = old.model_dump(mode="json")
+    assert "min_cohort" not in data
+    assert JointSubsampledGaussian.model_validate(data) == old
+    assert old.smallest_sum == old.threshold
+    newer = JointSubsampledGaussian.model_validate({**data, "min_cohort": old.threshold + 1})
+    assert newer.model_dump(mode="json")["min_cohort"] == old.threshold + 1
+    assert newer.honest_survivors == old.honest_survivors + 1
+    # a large cohort does not make up for a threshold that colluders can reach
+    with pytest.raises(ValidationError, match="must be at least 2"):
+        JointSubsampledGaussian.model_validate({**data, "threshold": 4, "collusion_bound": 3, "min_cohort": 10})
+
+
 def test_an_order_says_what_it_spends():
     event = JOINT_ORDER.event(collusion_bound=2)
     assert isinstance(event, JointSubsampledGaussian)
     assert (event.threshold, event.collusion_bound, event.steps) == (JOINT_ORDER.secagg.threshold, 2, 10)
-    assert event.grid == IntegerGrid(l2_clip_norm=1.0, scale=JOINT_ORDER.secagg.scale, dimension=100)
+    assert event.grid == IntegerGrid(l2_clip_norm=1.0, scale=JOINT_ORDER.secagg.scale, dimension=101)
+    assert event.min_cohort == JOINT_ORDER.secagg.min_cohort
     with pytest.raises(InputError, match="collusion bound"):
         JOINT_ORDER.event()
     with pytest.raises(InputError, match="at least 2"):
