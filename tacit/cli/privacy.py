@@ -69,7 +69,7 @@ def calibrate(
         typer.echo(json.dumps({**facts, "sample_rate": sample_rate, "steps": steps}))
         return
     typer.echo(f"noise multiplier  {noise_multiplier:.{_DECIMALS}f}")
-    typer.echo(f"spends            epsilon {spent:.4f} at delta {delta:g} (one record, add/remove, PLD)")
+    typer.echo(f"spends            epsilon {spent:.4f} at delta {delta:g} (one privacy unit, PLD)")
 
 
 @app.command(epilog=_EXPLAIN_EPILOG)

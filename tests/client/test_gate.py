@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 import client.gate
-from client.gate import CHECKED_ELSEWHERE, MAX_DEADLINE_S, MIN_DEADLINE_S, RULES, Gate
+from client.agreement_rules import MAX_DEADLINE_S, MIN_DEADLINE_S
+from client.gate import CHECKED_ELSEWHERE, RULES, Gate
 from privacy.agreement import VerifiedAgreement
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
 from privacy.order import Order
@@ -176,95 +177,95 @@ BROKEN_ORDERS: list[tuple[dict[str, Any], RefusalReason, str, str]] = [
         {"agreement_digest": "sha256:" + "0" * 64},
         RefusalReason.AGREEMENT_MISMATCH,
         AGREEMENT.digest(),
-        "_agreement_is_the_one_named",
+        "agreement_is_the_one_named",
     ),
-    ({"round": 5, "epoch": 1}, RefusalReason.ORDER_MALFORMED, "round 5", "_counters_are_consistent"),
-    ({"step": 2, "epoch": 1}, RefusalReason.ORDER_MALFORMED, "step 2", "_counters_are_consistent"),
-    ({"epoch": 5}, RefusalReason.ORDER_MALFORMED, "epoch 5", "_counters_are_consistent"),
-    ({"rounds_planned": 21}, RefusalReason.POLICY, "at most 20", "_run_is_short_enough"),
-    ({"deadline_s": 0.9}, RefusalReason.ORDER_MALFORMED, "deadline_s", "_deadline_is_sane"),
-    ({"deadline_s": 86_401.0}, RefusalReason.ORDER_MALFORMED, "deadline_s", "_deadline_is_sane"),
-    ({"strategy": "fedadam"}, RefusalReason.STRATEGY_NOT_ALLOWED, "agreed: fedavg, fedprox", "_strategy_is_allowed"),
-    ({"strategy": "fedprox"}, RefusalReason.POLICY, "this site allows: fedavg", "_strategy_is_allowed"),
-    ({"labels": ["lost", "transfer"]}, RefusalReason.TASK_MISMATCH, "2 labels", "_task_is_the_agreed_one"),
+    ({"round": 5, "epoch": 1}, RefusalReason.ORDER_MALFORMED, "round 5", "counters_are_consistent"),
+    ({"step": 2, "epoch": 1}, RefusalReason.ORDER_MALFORMED, "step 2", "counters_are_consistent"),
+    ({"epoch": 5}, RefusalReason.ORDER_MALFORMED, "epoch 5", "counters_are_consistent"),
+    ({"rounds_planned": 21}, RefusalReason.POLICY, "at most 20", "run_is_short_enough"),
+    ({"deadline_s": 0.9}, RefusalReason.ORDER_MALFORMED, "deadline_s", "deadline_is_sane"),
+    ({"deadline_s": 86_401.0}, RefusalReason.ORDER_MALFORMED, "deadline_s", "deadline_is_sane"),
+    ({"strategy": "fedadam"}, RefusalReason.STRATEGY_NOT_ALLOWED, "agreed: fedavg, fedprox", "strategy_is_allowed"),
+    ({"strategy": "fedprox"}, RefusalReason.POLICY, "this site allows: fedavg", "strategy_is_allowed"),
+    ({"labels": ["lost", "transfer"]}, RefusalReason.TASK_MISMATCH, "2 labels", "task_is_the_agreed_one"),
     (
         {"labels": ["transfer", "lost", "other"]},
         RefusalReason.TASK_MISMATCH,
         "in the agreed order",
-        "_task_is_the_agreed_one",
+        "task_is_the_agreed_one",
     ),
     (
         {"base_model_digest": "sha256:" + "0" * 64},
         RefusalReason.MODEL_MISMATCH,
         "package:tiny",
-        "_base_model_is_the_agreed_one",
+        "base_model_is_the_agreed_one",
     ),
     (
         {"lora.targets": ["query", "key", "dense"]},
         RefusalReason.ADAPTER_NOT_ALLOWED,
         "adapters on key, dense",
-        "_adapter_is_allowed",
+        "adapter_is_allowed",
     ),
-    ({"lora.rank": 9}, RefusalReason.ADAPTER_NOT_ALLOWED, "at most 8", "_adapter_is_allowed"),
+    ({"lora.rank": 9}, RefusalReason.ADAPTER_NOT_ALLOWED, "at most 8", "adapter_is_allowed"),
     (
         {"training.noise_multiplier": 0.79},
         RefusalReason.PRIVACY_PARAMETERS,
         "agreed: at least 0.8",
-        "_noise_is_enough",
+        "noise_is_enough",
     ),
-    ({"training.noise_multiplier": 0.99}, RefusalReason.POLICY, "asks for at least 1", "_noise_is_enough"),
-    ({"training.l2_clip_norm": 1.01}, RefusalReason.PRIVACY_PARAMETERS, "at most 1", "_clip_is_tight_enough"),
+    ({"training.noise_multiplier": 0.99}, RefusalReason.POLICY, "asks for at least 1", "noise_is_enough"),
+    ({"training.l2_clip_norm": 1.01}, RefusalReason.PRIVACY_PARAMETERS, "at most 1", "clip_is_tight_enough"),
     (
         {"training.adaptive_clipping": {"count_noise_stddev": 5.0, "min_l2_clip_norm": 0.1, "max_l2_clip_norm": 1.01}},
         RefusalReason.PRIVACY_PARAMETERS,
         "adapts up to 1.01 was ordered, agreed: at most 1",
-        "_clip_is_tight_enough",
+        "clip_is_tight_enough",
     ),
     (
         {"training.sample_rate": 0.11, "training.expected_batch_size": 110.0},
         RefusalReason.PRIVACY_PARAMETERS,
         "at most 0.1",
-        "_sampling_is_sparse_enough",
+        "sampling_is_sparse_enough",
     ),
     (
         {"training.expected_batch_size": 100.000001},
         RefusalReason.PRIVACY_PARAMETERS,
         "public_dataset_size",
-        "_normaliser_is_public",
+        "normaliser_is_public",
     ),
     (
         {"training.sample_rate": 0.05},
         RefusalReason.PRIVACY_PARAMETERS,
         "expected 50.0",
-        "_normaliser_is_public",
+        "normaliser_is_public",
     ),
     (
         {"secagg.cohort": ["site-1", "site-2", "site-3", "site-4", "site-5", "stranger"]},
         RefusalReason.COHORT,
         "stranger",
-        "_cohort_is_agreed",
+        "cohort_is_agreed",
     ),
     (
         {"secagg.cohort": ["site-1", "site-2", "site-4", "site-5", "site-6", "site-7"]},
         RefusalReason.COHORT,
         "does not contain this site, 'site-3'",
-        "_cohort_is_agreed",
+        "cohort_is_agreed",
     ),
-    ({"secagg.min_cohort": 3}, RefusalReason.COHORT, "agreed: at least 4", "_cohort_is_large_enough"),
-    ({"secagg.min_cohort": 4}, RefusalReason.POLICY, "at least 5", "_cohort_is_large_enough"),
-    ({"secagg.min_cohort": 7}, RefusalReason.COHORT, "fewer than its own", "_cohort_is_large_enough"),
-    ({"secagg.steps": 2}, RefusalReason.ORDER_MALFORMED, "2 secure steps", "_steps_are_those_of_the_mode"),
+    ({"secagg.min_cohort": 3}, RefusalReason.COHORT, "agreed: at least 4", "cohort_is_large_enough"),
+    ({"secagg.min_cohort": 4}, RefusalReason.POLICY, "at least 5", "cohort_is_large_enough"),
+    ({"secagg.min_cohort": 7}, RefusalReason.COHORT, "fewer than its own", "cohort_is_large_enough"),
+    ({"secagg.steps": 2}, RefusalReason.ORDER_MALFORMED, "2 secure steps", "steps_are_those_of_the_mode"),
     (
         {"secagg.weights": {"cap": 10, "bin": 5}},
         RefusalReason.PRIVACY_PARAMETERS,
         "weights up to 10 in steps of 5 were ordered, agreed: none",
-        "_weights_are_agreed",
+        "weights_are_agreed",
     ),
-    ({"secagg.threshold": 4}, RefusalReason.THRESHOLD, "2t - n > c", "_threshold_protects"),
-    ({"secagg.threshold": 7}, RefusalReason.THRESHOLD, "cannot be reached", "_threshold_protects"),
-    ({"secagg.scale": 22369622.0}, RefusalReason.ORDER_MALFORMED, "32-bit ring", "_ring_does_not_wrap"),
-    ({"secagg.value_bound": 5461.4}, RefusalReason.ORDER_MALFORMED, "32-bit ring", "_ring_does_not_wrap"),
-    ({"test_noise_seed": 0}, RefusalReason.NOISE_SEED, "not for testing", "_noise_is_secret"),
+    ({"secagg.threshold": 4}, RefusalReason.THRESHOLD, "2t - n > c", "threshold_protects"),
+    ({"secagg.threshold": 7}, RefusalReason.THRESHOLD, "cannot be reached", "threshold_protects"),
+    ({"secagg.scale": 22369622.0}, RefusalReason.ORDER_MALFORMED, "32-bit ring", "ring_does_not_wrap"),
+    ({"secagg.value_bound": 5461.4}, RefusalReason.ORDER_MALFORMED, "32-bit ring", "ring_does_not_wrap"),
+    ({"test_noise_seed": 0}, RefusalReason.NOISE_SEED, "not for testing", "noise_is_secret"),
 ]
 
 
@@ -289,14 +290,14 @@ def test_an_order_with_one_thing_wrong_is_refused(
 
 #: (changes of the agreement, changes of the policy, further arguments, reason, part of the message, the rule)
 CLOSED_GATES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], RefusalReason, str, str]] = [
-    ({}, {"accept_runs": False}, {}, RefusalReason.POLICY, "accepts no runs", "_runs_are_accepted"),
+    ({}, {"accept_runs": False}, {}, RefusalReason.POLICY, "accepts no runs", "runs_are_accepted"),
     (
         {},
         {"allowed_strategies": []},
         {},
         RefusalReason.POLICY,
         "this site allows: none",
-        "_strategy_is_allowed",
+        "strategy_is_allowed",
     ),
     (
         {"deidentification.profile": "none"},
@@ -304,7 +305,7 @@ CLOSED_GATES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], Refusal
         {},
         RefusalReason.POLICY,
         "this site requires it",
-        "_texts_are_deidentified",
+        "texts_are_deidentified",
     ),
     (
         {},
@@ -312,7 +313,7 @@ CLOSED_GATES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], Refusal
         {"approved_by": PARTNERS[:4]},
         RefusalReason.AGREEMENT_NOT_APPROVED,
         "4 signatures, it requires 5",
-        "_agreement_is_approved",
+        "agreement_is_approved",
     ),
     (
         {},
@@ -320,7 +321,7 @@ CLOSED_GATES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], Refusal
         {"approved_by": tuple(name for name in PARTNERS if name != SITE)},
         RefusalReason.AGREEMENT_NOT_APPROVED,
         "'site-3' itself has not signed",
-        "_agreement_is_approved",
+        "agreement_is_approved",
     ),
     (
         {"secure_aggregation.collusion_bound": 4},
@@ -328,7 +329,7 @@ CLOSED_GATES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], Refusal
         {},
         RefusalReason.THRESHOLD,
         "t - c >= 2",
-        "_threshold_protects",
+        "threshold_protects",
     ),
 ]
 
@@ -368,7 +369,7 @@ def test_the_agreement_must_be_valid_now(now: datetime, accepted: bool, monkeypa
     else:
         assert refusal(gate(), order(), now).reason is RefusalReason.AGREEMENT_EXPIRED
         monkeypatch.setattr(
-            client.gate, "RULES", tuple(each for each in RULES if each.__name__ != "_agreement_is_valid_now")
+            client.gate, "RULES", tuple(each for each in RULES if each.__name__ != "agreement_is_valid_now")
         )
         gate().check(order(), now=now)
 
@@ -385,7 +386,7 @@ def test_an_order_under_another_guarantee_is_refused(monkeypatch: pytest.MonkeyP
         refused = refusal(gate(), other)
         assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
         assert f"other-{field}" in refused.message
-    without = tuple(each for each in RULES if each.__name__ != "_guarantee_is_the_agreed_one")
+    without = tuple(each for each in RULES if each.__name__ != "guarantee_is_the_agreed_one")
     monkeypatch.setattr(client.gate, "RULES", without)
     gate().check(order().model_copy(update={"mode": _Other("x"), "unit": _Other("y")}), now=NOW)
 
@@ -569,7 +570,7 @@ def test_unit_of_order_agreement_and_data_must_be_one(monkeypatch: pytest.Monkey
     assert "protects each user, and this site's data are kept by record" in refused.message
     with_key = gate(data_unit=PrivacyUnit.USER)
     assert "protects each record, and this site's data are kept by user" in refusal(with_key, order()).message
-    others = tuple(each for each in RULES if each.__name__ != "_data_are_kept_by_the_unit")
+    others = tuple(each for each in RULES if each.__name__ != "data_are_kept_by_the_unit")
     monkeypatch.setattr(client.gate, "RULES", others)
     without_key.check(users(), now=NOW)
     with_key.check(order(), now=NOW)
@@ -581,7 +582,7 @@ def test_another_contribution_bound_than_the_agreed_one_is_refused(bound: int, m
     refused = refusal(site, users(bound))
     assert refused.reason is RefusalReason.PRIVACY_PARAMETERS
     assert f"max_records_per_user {bound} was ordered, agreed: 4" in refused.message
-    others = tuple(each for each in RULES if each.__name__ != "_contributions_are_bounded")
+    others = tuple(each for each in RULES if each.__name__ != "contributions_are_bounded")
     monkeypatch.setattr(client.gate, "RULES", others)
     site.check(users(bound), now=NOW)
 
@@ -645,8 +646,8 @@ def test_as_many_signatures_as_required_are_enough() -> None:
 
 def test_every_rule_is_broken_by_a_test_above() -> None:
     tested = {rule for *_, rule in BROKEN_ORDERS} | {rule for *_, rule in CLOSED_GATES}
-    tested |= {"_agreement_is_valid_now", "_guarantee_is_the_agreed_one", "_noise_shares_fit_the_grid"}
-    tested |= {"_contributions_are_bounded", "_data_are_kept_by_the_unit"}
+    tested |= {"agreement_is_valid_now", "guarantee_is_the_agreed_one", "noise_shares_fit_the_grid"}
+    tested |= {"contributions_are_bounded", "data_are_kept_by_the_unit"}
     assert {rule.__name__ for rule in RULES} == tested
 
 

@@ -51,7 +51,7 @@ def test_what_is_printed_meets_the_target_as_printed(capsys: pytest.CaptureFixtu
     assert printed
     value = spent(float(printed[1]))
     assert 0.999 * 8 <= value <= 8
-    assert f"epsilon {value:.4f} at delta 1e-05 (one record, add/remove, PLD)" in out
+    assert f"epsilon {value:.4f} at delta 1e-05 (one privacy unit, PLD)" in out
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

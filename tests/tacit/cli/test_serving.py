@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from client.config import SiteHome
 from client.flower import free_port
@@ -25,11 +24,9 @@ Edit = Callable[[Path, str, str], None]
 def point_at(port: int, *, hub: Path | None = None, sites: tuple[Path, ...] = ()) -> None:
     """Let a gateway listen, and agents connect, at a loopback port."""
     if hub is not None:
-        settings = CoordinatorHome(hub).settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
-        (hub / "coordinator.toml").write_text(tomli_w.dumps(settings.model_dump()))
+        CoordinatorHome(hub).change_settings(listen=f"127.0.0.1:{port}")
     for site in sites:
-        moved = SiteHome(site).settings.model_copy(update={"coordinator": f"localhost:{port}"})
-        (site / "site.toml").write_text(tomli_w.dumps(moved.model_dump(mode="json")))
+        SiteHome(site).change_settings(coordinator=f"localhost:{port}")
 
 
 @dataclass(frozen=True)
