@@ -81,7 +81,7 @@ def test_a_deployed_run_gives_the_bits_of_its_simulation_and_leaves_nothing_behi
 def test_a_killed_site_burns_the_step_and_comes_back_without_losing_its_account(
     tmp_path: Path, small_plan: Plan
 ) -> None:
-    plan = small_plan(rounds=2, local_steps=40)
+    plan = small_plan(rounds=2, local_steps=20)
     made = make_consortium(tmp_path / "made", plan)
     with deployed(made, plan) as group:
         run_id = group.link().submit(load_run_spec(made.run_file))
