@@ -90,6 +90,7 @@ def quick_grid() -> list[Cell]:
         (0, "central", "head"),
         (3, "local", "head"),
         (3, "joint", "head"),
+        (3, "joint-all", "head"),
         (3, "joint", "two-stage"),
         (3, "local", "ffa"),
         (0, "central", "lora"),
@@ -147,7 +148,8 @@ def _probes(data: str, sites: Sequence[int], epsilons: Sequence[float], seeds: S
 
 def _adapter_cells(data: str, sites: Sequence[int], trains: Trains, epsilon: float, seed: int) -> Iterator[Cell]:
     yield Cell(data, 0, "central", trains, epsilon, seed)
-    for mode in ("joint", "local"):
+    modes: tuple[Mode, ...] = ("joint-all", "joint", "local")
+    for mode in modes:
         for count in sites:
             yield Cell(data, count, mode, trains, epsilon, seed)
 
