@@ -112,5 +112,11 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "steps-200": {"steps": 200},
     "sample-0.1": {"sample_rate": 0.1},
     "sample-0.4": {"sample_rate": 0.4},
+    # the head in as many records as the rows with LoRA take
+    "as-lora": {"sample_rate": 0.1, "steps": 40},
+    "as-two-stage": {"sample_rate": 0.1, "steps": 80},
     "local-steps-5": {"local_steps": 5},
+    # of the run file in docs/utility.md, and what twice its time gives
+    "example": {"sample_rate": 0.1, "steps": 50, "learning_rate": 0.8},
+    "example-twice": {"sample_rate": 0.1, "steps": 100},
 }
