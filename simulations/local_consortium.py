@@ -67,6 +67,7 @@ class ConsortiumPlan:
         weights: cap and bin of weighted sums; None when all sites count the same.
         site_weights: what each site declares, for weighted sums.
         mode: privacy mode of the run, and the one that is agreed.
+        min_cohort: agreed number of sites in a sum, at least; None for three, or as many as there are.
         key_column: of the data files, where the agreed privacy unit is a user; None where it is a record.
         max_records_per_user: agreed contribution bound of a user; only with ``key_column``.
     """
@@ -90,6 +91,7 @@ class ConsortiumPlan:
     weights: WeightSpec | None = None
     site_weights: Mapping[str, int] = field(default_factory=dict)
     mode: PrivacyMode = PrivacyMode.LOCAL
+    min_cohort: int | None = None
     key_column: str | None = None
     max_records_per_user: int | None = None
 
@@ -201,7 +203,7 @@ def _signed_agreement(folder: Path, authority: ConsortiumAuthority, plan: Consor
             "max_records_per_user": plan.max_records_per_user,
         },
         "secure_aggregation": {
-            "min_cohort": min(3, len(plan.sites)),
+            "min_cohort": plan.min_cohort or min(3, len(plan.sites)),
             "collusion_bound": 1,
             "ring_bits": plan.ring_bits,
             "weights": None if plan.weights is None else plan.weights.model_dump(),

@@ -24,9 +24,19 @@ _CONSORTIUM = "benchmark"
 
 
 def unsigned_agreement(
-    spec: RunSpec, sites: Sequence[str], labels: Sequence[str], *, public_dataset_size: int, delta: float
+    spec: RunSpec,
+    sites: Sequence[str],
+    labels: Sequence[str],
+    *,
+    public_dataset_size: int,
+    delta: float,
+    min_cohort: int | None = None,
 ) -> Agreement:
-    """Return terms that allow the run of ``spec`` to ``sites``, with the defaults of ``tacit agreement new``."""
+    """Return terms that allow the run of ``spec`` to ``sites``, with the defaults of ``tacit agreement new``.
+
+    Args:
+        min_cohort: sites in a sum, at least; None: the default threshold.
+    """
 
     def party(role: Role, name: str) -> dict[str, str]:
         key = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
@@ -59,7 +69,7 @@ def unsigned_agreement(
                 "public_dataset_size": public_dataset_size,
             },
             "secure_aggregation": {
-                "min_cohort": default_threshold(len(sites)),
+                "min_cohort": default_threshold(len(sites)) if min_cohort is None else min_cohort,
                 "collusion_bound": default_collusion_bound(len(sites)),
                 "ring_bits": 32,
                 "weights": None,

@@ -90,6 +90,7 @@ def quick_grid() -> list[Cell]:
         (0, "central", "head"),
         (3, "local", "head"),
         (3, "joint", "head"),
+        (3, "joint-all", "head"),
         (3, "joint", "two-stage"),
         (3, "local", "ffa"),
         (0, "central", "lora"),
@@ -147,16 +148,20 @@ def _probes(data: str, sites: Sequence[int], epsilons: Sequence[float], seeds: S
 
 def _adapter_cells(data: str, sites: Sequence[int], trains: Trains, epsilon: float, seed: int) -> Iterator[Cell]:
     yield Cell(data, 0, "central", trains, epsilon, seed)
-    for mode in ("joint", "local"):
+    modes: tuple[Mode, ...] = ("joint-all", "joint", "local")
+    for mode in modes:
         for count in sites:
             yield Cell(data, count, mode, trains, epsilon, seed)
 
 
 def _ablations() -> Iterator[Cell]:
+    elsewhere = ("local-steps-5", "example", "example-twice")
     for epsilon in (1.0, 8.0):
         usual = recipe_of("central", "head", 0, epsilon)
         for name, change in ABLATIONS.items():
             # where the usual number of steps is 50, "50 steps" is no ablation
-            if name != "local-steps-5" and replace(usual, **change) != usual:  # type: ignore[arg-type]
+            if name not in elsewhere and replace(usual, **change) != usual:  # type: ignore[arg-type]
                 yield Cell("banking77", 0, "central", "head", epsilon, 0, name)
         yield Cell("banking77", 4, "local", "head", epsilon, 0, "local-steps-5")
+    for name in ("example", "example-twice"):
+        yield Cell("banking77", 4, "joint-all", "head", 8.0, 0, name)

@@ -59,7 +59,7 @@ def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     results = Results(outcomes)
     found = []
     for row in results.rows():
-        if row.mode == "joint" and not row.ablation and row.trains == "head":
+        if row.mode in ("joint", "joint-all") and not row.ablation and row.trains == "head":
             found += _promises(results, row)
     found += [Figure(label_of(row), results.median(row) or 0.0, "%") for row in results.rows()]
     return found
@@ -102,6 +102,7 @@ def _promises(results: Results, joint: Cell) -> list[Figure]:
     if ours is None:
         return []
     where = f"{joint.data}, {joint.sites} sites, epsilon {joint.epsilon:g}"
+    name = MODE_NAMES[joint.mode].removeprefix("DP, ")
     beside = {
         "central": results.best(replace(joint, mode="central", sites=0)),
         "local": results.best(replace(joint, mode="local")),
@@ -112,19 +113,19 @@ def _promises(results: Results, joint: Cell) -> list[Figure]:
     if (central := beside["central"]) is not None:
         gap = central - ours
         target = f"<= {_JOINT_BELOW_CENTRAL:g}"
-        figure = f"{where}: DP centralised - joint"
+        figure = f"{where}: DP centralised - {name}"
         found.append(Figure(figure, gap, "points", target, gap <= _JOINT_BELOW_CENTRAL))
     if (local := beside["local"]) is not None:
         gap = ours - local
         # at epsilon 8 nothing was promised
         bound = f">= {_CLEARLY:g}" if joint.epsilon is not None and joint.epsilon <= 3 else None
         found.append(
-            Figure(f"{where}: joint - local", gap, "points", bound, gap >= _CLEARLY if bound is not None else None)
+            Figure(f"{where}: {name} - local", gap, "points", bound, gap >= _CLEARLY if bound is not None else None)
         )
-    for name in ("probe at each site", "probe, centralised"):
-        if (probe := beside[name]) is not None:
+    for baseline in ("probe at each site", "probe, centralised"):
+        if (probe := beside[baseline]) is not None:
             gap = ours - probe
-            found.append(Figure(f"{where}: joint - DP linear {name}", gap, "points", "> 0", gap > 0))
+            found.append(Figure(f"{where}: {name} - DP linear {baseline}", gap, "points", "> 0", gap > 0))
     return found
 
 

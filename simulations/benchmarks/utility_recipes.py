@@ -14,7 +14,8 @@ DELTA = 1e-5
 MAX_TOKENS = 32
 MOMENTUM = 0.9
 
-Mode = Literal["plain", "federated", "central", "local", "joint"]
+#: "joint-all": joint under an agreement in which every step needs all sites (``min_cohort`` = n)
+Mode = Literal["plain", "federated", "central", "local", "joint", "joint-all"]
 Trains = Literal["probe", "head", "lora", "ffa", "two-stage"]
 
 #: as printed
@@ -24,6 +25,7 @@ MODE_NAMES: dict[Mode, str] = {
     "central": "DP, centralised",
     "local": "DP, local",
     "joint": "DP, joint",
+    "joint-all": "DP, joint, all sites needed",
 }
 TRAINS_NAMES: dict[Trains, str] = {
     "probe": "linear probe",
@@ -61,13 +63,18 @@ def adapter_of(trains: Trains) -> LoraSpec:
     return FFA if trains == "ffa" else LORA
 
 
+def fewest_sites(mode: Mode, sites: int) -> int:
+    """The agreement's ``min_cohort``: sites in every sum, at least."""
+    return sites if mode == "joint-all" else default_threshold(sites)
+
+
 def noise_factor(mode: Mode, sites: int) -> float:
     """How much more noise is in a step's sum than if a trusted server had added it."""
     if mode == "local":
         return math.sqrt(sites)
-    if mode == "joint":
-        # shares are sized for t - c honest sites, and all n sites add one
-        return math.sqrt(sites / (default_threshold(sites) - default_collusion_bound(sites)))
+    if mode in ("joint", "joint-all"):
+        # shares are sized for the honest sites of the smallest sum, and all n sites add one
+        return math.sqrt(sites / (fewest_sites(mode, sites) - default_collusion_bound(sites)))
     return 1.0
 
 
@@ -81,7 +88,9 @@ def recipe_of(mode: Mode, trains: Trains, sites: int, epsilon: float) -> Recipe:
         rate = 16.0 if noise < 0.2 else 8.0 if noise < 1.2 else 4.0
         return Recipe(0.2, 100 if noise < 0.34 else 50, l2_clip_norm=1.0, learning_rate=rate, named=noise > 1.2)
     many = noise < 0.55
-    rate = 0.4 if noise < 0.34 else 0.2 if many else 0.4 if noise < 1.02 else 0.2 if noise < 2.2 else 0.1
+    # "less than": with 100 steps, then with 50
+    rates = {0.34: 0.4, 0.44: 0.2 if mode == "local" else 0.3, 0.55: 0.2, 1.02: 0.4, 2.2: 0.2, math.inf: 0.1}
+    rate = next(rate for bound, rate in rates.items() if noise < bound)
     if trains == "head":
         return Recipe(0.2, 100 if many else 50, l2_clip_norm=2.0, learning_rate=rate)
     if trains == "two-stage":
@@ -95,6 +104,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "clip-1": {"l2_clip_norm": 1.0, "learning_rate": 0.8},
     "clip-5": {"l2_clip_norm": 5.0, "learning_rate": 0.16},
     "rate-half": {"learning_rate": 0.2},
+    "rate-0.3": {"learning_rate": 0.3},
     "rate-double": {"learning_rate": 0.8},
     "steps-25": {"steps": 25},
     "steps-50": {"steps": 50},
@@ -102,5 +112,11 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "steps-200": {"steps": 200},
     "sample-0.1": {"sample_rate": 0.1},
     "sample-0.4": {"sample_rate": 0.4},
+    # the head in as many records as the rows with LoRA take
+    "as-lora": {"sample_rate": 0.1, "steps": 40},
+    "as-two-stage": {"sample_rate": 0.1, "steps": 80},
     "local-steps-5": {"local_steps": 5},
+    # of the run file in docs/utility.md, and what twice its time gives
+    "example": {"sample_rate": 0.1, "steps": 50, "learning_rate": 0.8},
+    "example-twice": {"sample_rate": 0.1, "steps": 100},
 }

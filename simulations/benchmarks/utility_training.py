@@ -31,7 +31,15 @@ from simulations.benchmarks.mode_arithmetic import (
 )
 from simulations.benchmarks.unsigned_agreement import plan_under, unsigned_agreement
 from simulations.benchmarks.utility_cells import Cell, Outcome
-from simulations.benchmarks.utility_recipes import ABLATIONS, DELTA, MOMENTUM, Recipe, adapter_of, recipe_of
+from simulations.benchmarks.utility_recipes import (
+    ABLATIONS,
+    DELTA,
+    MOMENTUM,
+    Recipe,
+    adapter_of,
+    fewest_sites,
+    recipe_of,
+)
 from strategies.orders import OrderBook
 
 #: without privacy, AdamW: epochs (federated: rounds of an epoch at each site), batch size, rate; by mode and adapter
@@ -168,7 +176,12 @@ class Laboratory:
         spec = self._spec(cell, recipe, noise_multiplier, steps)
         sites = stage.site_records
         agreement = unsigned_agreement(
-            spec, list(sites), model.labels, public_dataset_size=round(len(stage.records) / len(sites)), delta=DELTA
+            spec,
+            list(sites),
+            model.labels,
+            public_dataset_size=round(len(stage.records) / len(sites)),
+            delta=DELTA,
+            min_cohort=fewest_sites(cell.mode, cell.sites),
         )
         plan = plan_under(
             spec, agreement, adapter_layout_digest=model.layout.digest(), adapter_length=model.layout.length
@@ -177,12 +190,12 @@ class Laboratory:
         colluding = agreement.secure_aggregation.collusion_bound
         event = OrderBook(plan).next(1, start).event(colluding)
         event = event.model_copy(update={"steps": steps})
-        if cell.mode == "joint":
+        if spec.run.mode is PrivacyMode.JOINT:
             return run_joint(model, sites, book, start, colluding, seeded(cell.seed)), event
         return run_local(model, sites, book, start, seeded(cell.seed)), event
 
     def _spec(self, cell: Cell, recipe: Recipe, noise_multiplier: float, steps: int) -> RunSpec:
-        joint = cell.mode == "joint"
+        joint = cell.mode != "local"
         local_steps = steps if joint else recipe.local_steps
         # A round of one step has no momentum: as far in the end needs larger steps.
         rate = recipe.learning_rate / (1 - MOMENTUM) if local_steps == 1 else recipe.learning_rate
@@ -190,7 +203,7 @@ class Laboratory:
             run=RunSection(
                 name="utility",
                 rounds=steps // local_steps,
-                mode=PrivacyMode(cell.mode),
+                mode=PrivacyMode.JOINT if joint else PrivacyMode.LOCAL,
                 strategy=JOINT_STRATEGY if joint else "fedavg",
             ),
             model=ModelSection(base=self._encoder.base, max_tokens=self._encoder.max_tokens),

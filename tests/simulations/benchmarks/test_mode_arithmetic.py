@@ -60,18 +60,25 @@ def simulate(folder: Path, plan: ConsortiumPlan, lora: dict[str, Any], head_star
 
 
 @pytest.mark.parametrize(
-    ("mode", "sites", "lora", "head_start"),
+    ("mode", "sites", "min_cohort", "lora", "head_start"),
     [
-        (PrivacyMode.JOINT, 4, LORA, "zero"),
-        (PrivacyMode.JOINT, 3, HEAD_ONLY, "label-names"),
-        (PrivacyMode.LOCAL, 3, FFA, "zero"),
-        (PrivacyMode.LOCAL, 4, HEAD_ONLY, "label-names"),
+        (PrivacyMode.JOINT, 4, None, LORA, "zero"),
+        (PrivacyMode.JOINT, 4, 4, HEAD_ONLY, "label-names"),
+        (PrivacyMode.LOCAL, 3, None, FFA, "zero"),
+        (PrivacyMode.LOCAL, 4, None, HEAD_ONLY, "label-names"),
     ],
 )
 def test_a_run_without_masks_gives_the_bits_of_a_simulated_one(
-    tmp_path: Path, small_plan: Plan, mode: PrivacyMode, sites: int, lora: dict[str, Any], head_start: str
+    tmp_path: Path,
+    small_plan: Plan,
+    mode: PrivacyMode,
+    sites: int,
+    min_cohort: int | None,
+    lora: dict[str, Any],
+    head_start: str,
 ) -> None:
-    plan = replace(small_plan(sites=sites, rounds=2, noise_seed=SEED, local_steps=2, momentum=0.5), mode=mode)
+    plan = small_plan(sites=sites, rounds=2, noise_seed=SEED, local_steps=2, momentum=0.5)
+    plan = replace(plan, mode=mode, min_cohort=min_cohort)
     spec, agreement, expected = simulate(tmp_path, plan, lora, head_start)
     model = build_classifier(Path(plan.base_model), spec.lora, plan.labels, spec.model.max_tokens)
     records = {}
@@ -122,11 +129,16 @@ def test_the_fast_clipped_sum_is_the_engines(tiny_model: Path, clip: float) -> N
     assert (norms > clip).any() == (clip < 100)
 
 
-def test_an_unsigned_agreement_gives_the_secure_sums_of_a_signed_one(tmp_path: Path, small_plan: Plan) -> None:
-    plan = replace(small_plan(sites=4, noise_seed=SEED), mode=PrivacyMode.JOINT)
+@pytest.mark.parametrize("min_cohort", [None, 4])
+def test_an_unsigned_agreement_gives_the_secure_sums_of_a_signed_one(
+    tmp_path: Path, small_plan: Plan, min_cohort: int | None
+) -> None:
+    plan = replace(small_plan(sites=4, noise_seed=SEED), mode=PrivacyMode.JOINT, min_cohort=min_cohort)
     made = make_consortium(tmp_path / "made", plan)
     spec = load_run_spec(made.run_file)
-    unsigned = unsigned_agreement(spec, list(plan.sites), plan.labels, public_dataset_size=120, delta=1e-4)
+    unsigned = unsigned_agreement(
+        spec, list(plan.sites), plan.labels, public_dataset_size=120, delta=1e-4, min_cohort=min_cohort
+    )
     ours, theirs = (
         plan_under(spec, one, adapter_layout_digest="sha256:" + "0" * 64, adapter_length=3)
         for one in (unsigned, load_bundle(made.agreement).agreement)
