@@ -25,6 +25,7 @@ from privacy.accounting.spends import merge
 from privacy.agreement import Agreement, VerifiedAgreement, load_bundle
 from privacy.events import DpEvent, PrivacyMode
 from privacy.report.facts import SecondOpinionFacts
+from privacy.secagg.threshold import survivors_required
 from privacy.terms import parse_instant
 from server.explanation_facts import (
     CoalitionEpsilon,
@@ -157,7 +158,7 @@ def explain(spec: RunSpec, agreement: Agreement, *, second_opinion: bool = False
             title=agreement.title,
             digest=agreement.digest(),
             sites=len(secagg.cohort),
-            threshold=secagg.threshold,
+            smallest_sum=survivors_required(secagg.threshold, secagg.min_cohort),
             collusion_bound=agreement.secure_aggregation.collusion_bound,
             modes=terms_of.modes,
             adjacency=terms_of.adjacency,

@@ -36,8 +36,8 @@ class ExplainedAgreement(Strict):
     digest: Digest
     #: n, all of which are asked to take part
     sites: int
-    #: t, how many are in a sum at least
-    threshold: int
+    #: how many are in a sum at least: the larger of threshold and least cohort
+    smallest_sum: int
     #: c
     collusion_bound: int
     modes: tuple[Mode, ...]

@@ -85,7 +85,7 @@ def _facts_table(facts: Explanation) -> Table:
             ("agreement", f"{agreed.title} ({agreed.digest[:19]}; signatures not looked at)"),
             (
                 "sites",
-                f"{agreed.sites}; a sum opens over t = {agreed.threshold} or more; "
+                f"{agreed.sites}; a sum opens over {agreed.smallest_sum} or more; "
                 f"c = {agreed.collusion_bound}: at most {colluding} with the coordinator",
             ),
             (

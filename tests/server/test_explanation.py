@@ -147,7 +147,7 @@ def test_a_mode_is_told_alike_whether_the_run_is_in_it_or_only_could_be(mode: Pr
 def test_each_adversary_in_each_mode() -> None:
     """Ten sites, threshold 7, c = 3: four honest shares, six against one site, seven against nobody inside."""
     facts = explain(spec_of(), agreement_of())
-    assert (facts.agreement.sites, facts.agreement.threshold, facts.agreement.collusion_bound) == (10, 7, 3)
+    assert (facts.agreement.sites, facts.agreement.smallest_sum, facts.agreement.collusion_bound) == (10, 7, 3)
     told = {
         mode.mode: {adversary.adversary: adversary.epsilon for adversary in mode.adversaries} for mode in facts.modes
     }
@@ -209,6 +209,11 @@ def test_burnt_rounds_and_the_agreement_s_limits() -> None:
     for mode in explain(spec_of(run={"max_burnt_rounds": 3}), agreement_of()).modes:
         assert mode.epsilon_with_burnt_rounds == spent(1.1, 3 * (4 + 3))
         assert mode.epsilon_at_limits == spent(0.6, 12, sample_rate=0.2)
+
+
+def test_the_fewest_sites_in_a_sum_are_those_the_agreement_asks_for() -> None:
+    for least, told in ((3, 7), (7, 7), (9, 9)):
+        assert explain(spec_of(), agreement_of(secure_aggregation={"min_cohort": least})).agreement.smallest_sum == told
 
 
 def test_growth_ends_at_what_the_run_costs(monkeypatch: pytest.MonkeyPatch) -> None:

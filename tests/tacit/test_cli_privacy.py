@@ -215,7 +215,7 @@ def test_explain_as_json(run_file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {each["adversary"]: each["epsilon"] for each in own["adversaries"]} == dict.fromkeys(
         ("coordinator", "coordinator+c sites", "site", "public"), charged
     )
-    assert facts["agreement"]["threshold"] == 3
+    assert facts["agreement"]["smallest_sum"] == 3
 
 
 def test_explain_draws_a_line_for_each_mode_and_adversary(
