@@ -8,6 +8,7 @@ import threading
 import typing
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -46,6 +47,16 @@ class OpenSteps(typing.Protocol):
     def step(self, run_id: str, step: int) -> steps.OpenEpoch: ...
 
 
+@dataclass
+class _Call:
+    """A site's call while it is answered."""
+
+    #: its frames have ended, and the site has not said that it leaves
+    is_broken: bool = False
+    #: the site is told that its session is over, after which its frames may end
+    is_over: bool = False
+
+
 class RunControl(typing.Protocol):
     """Starts and stops runs in Flower."""
 
@@ -81,11 +92,11 @@ class GatewayService(rpc.GatewayServicer):
         """One connection of one site's aggregation session."""
         site = self._peer(context).name
         self._limit(self._streams, site, context)
-        with self._present(site, context):
-            yield from self._session(site, request_iterator, context)
+        with self._present(site, context) as call:
+            yield from self._session(site, request_iterator, context, call)
 
     def _session(
-        self, site: str, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext
+        self, site: str, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext, call: _Call
     ) -> Iterator[pb.Frame]:
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("kind") != "hello":
@@ -97,18 +108,22 @@ class GatewayService(rpc.GatewayServicer):
         except TacitError as error:
             _abort(context, error)
         reader = threading.Thread(
-            target=self._read, args=(epoch, site, stream, request_iterator), name=f"aggregate-{site}", daemon=True
+            target=self._read,
+            args=(epoch, site, stream, request_iterator, call),
+            name=f"aggregate-{site}",
+            daemon=True,
         )
         reader.start()
         # gRPC calls it when the connection breaks; when that has happened already, it never will
         if not context.add_callback(lambda: epoch.disconnected(site, stream)):
             epoch.disconnected(site, stream)
         while (outgoing := stream.get()) is not None:
+            call.is_over = isinstance(outgoing.item, Closed)
             yield _frame_of(outgoing)
-            if isinstance(outgoing.item, Closed):
+            if call.is_over:
                 return
 
-    def _read(self, epoch: steps.OpenEpoch, site: str, stream: Stream, frames: Iterator[pb.Frame]) -> None:
+    def _read(self, epoch: steps.OpenEpoch, site: str, stream: Stream, frames: Iterator[pb.Frame], call: _Call) -> None:
         try:
             for frame in frames:
                 if not self._frames.allows(site):
@@ -130,8 +145,11 @@ class GatewayService(rpc.GatewayServicer):
                     case _:
                         epoch.left(site)
                         break
+            else:
+                # nobody ends a session so: gRPC tells this before it knows that the connection is gone
+                call.is_broken = True
         except grpc.RpcError:
-            pass  # the connection broke: the site may come back on another one
+            call.is_broken = True  # the site may come back on another one
         epoch.disconnected(site, stream)
 
     @staticmethod
@@ -141,8 +159,9 @@ class GatewayService(rpc.GatewayServicer):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "called too often; wait and try again")
 
     @contextmanager
-    def _present(self, site: str, context: grpc.ServicerContext) -> Iterator[None]:
+    def _present(self, site: str, context: grpc.ServicerContext) -> Iterator[_Call]:
         """Let the call in unless another agent of the same site is connected."""
+        call = _Call()
         connection = context.peer()
         try:
             self._presence.enter(site, connection)
@@ -159,9 +178,9 @@ class GatewayService(rpc.GatewayServicer):
         if not context.add_callback(left):
             left()
         try:
-            yield
+            yield call
         finally:
-            finished = context.is_active()
+            finished = context.is_active() and (call.is_over or not call.is_broken)
 
     def _peer(self, context: grpc.ServicerContext) -> PeerName:
         """Return who is calling, from the verified certificate; only partner sites of the agreement may call."""

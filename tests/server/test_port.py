@@ -89,18 +89,53 @@ def test_a_site_that_is_no_partner_and_the_coordinator_itself_are_turned_away(po
 def test_a_site_whose_connection_breaks_is_told_to_the_tunnel(
     port: int, partners: Any, registry: StepRegistry, make_order: Callable[..., Order], tunnel: LostSites
 ) -> None:
-    order = make_order()
-    epoch = registry.open(order, join_deadline_s=60.0, on_event=lambda kind, fields: None)
-    frames: queue.SimpleQueue[pb.Frame] = queue.SimpleQueue()
-    frames.put(pb.Frame(hello=pb.Hello(run_id=order.run_id, step=order.step)))
-    channel = grpc.secure_channel(f"localhost:{port}", channel_credentials(partners.folder / "alpha"))
-    call = rpc.GatewayStub(channel).Aggregate(iter(frames.get, None))
-    next(call)  # the gateway has seated the site
+    channel, call, _ = seated(port, partners, registry, make_order())
     assert tunnel.lost_sites.empty()
     channel.close()
     assert tunnel.lost_sites.get(timeout=10.0) == "alpha"
     assert call.code() is grpc.StatusCode.CANCELLED
-    epoch.abort("the test is over")
+    registry.abort_all("the test is over")
+
+
+def seated(port: int, partners: Any, registry: StepRegistry, order: Order) -> tuple[grpc.Channel, Any, Any]:
+    """A channel of alpha's, its session in the order's step, and where to put the session's next frames."""
+    registry.open(order, join_deadline_s=60.0, on_event=lambda kind, fields: None)
+    frames: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
+    frames.put(pb.Frame(hello=pb.Hello(run_id=order.run_id, step=order.step)))
+    channel = grpc.secure_channel(f"localhost:{port}", channel_credentials(partners.folder / "alpha"))
+    call = rpc.GatewayStub(channel).Aggregate(iter(frames.get, None))
+    next(call)  # the gateway has seated the site
+    return channel, call, frames
+
+
+def test_a_session_whose_frames_just_end_is_a_broken_one(
+    port: int, partners: Any, registry: StepRegistry, make_order: Callable[..., Order], tunnel: LostSites
+) -> None:
+    """What a broken connection looks like at first, if the end of its frames is noticed before the end of the call."""
+    order = make_order()
+    channel, _, frames = seated(port, partners, registry, order)
+    with channel:
+        frames.put(None)
+        assert tunnel.lost_sites.get(timeout=10.0) == "alpha"
+        registry.abort_all("the test is over")
+
+
+@pytest.mark.parametrize("ending", ["leave", "closed"])
+def test_a_session_that_ends_as_it_should_leaves_the_site_present(
+    port: int, partners: Any, registry: StepRegistry, make_order: Callable[..., Order], tunnel: LostSites, ending: str
+) -> None:
+    channel, call, frames = seated(port, partners, registry, make_order())
+    with channel:
+        if ending == "leave":
+            frames.put(pb.Frame(leave=pb.Leave()))
+        else:
+            registry.abort_all("the test is over")
+            next(call)
+        frames.put(None)
+        assert call.code() is grpc.StatusCode.OK
+        # another call of the same connection: by then the first is over
+        assert rpc.GatewayStub(channel).Fleet(pb.FleetCall(path="/v1/fleet/pull-messages"), timeout=5.0).status == 401
+        assert tunnel.lost_sites.empty()
 
 
 def test_a_site_that_calls_too_often_is_held_off_and_others_are_not(port: int, partners: Any) -> None:
