@@ -38,6 +38,8 @@ _SUPERLINK_READY_S = 60.0
 #: gRPC's own limit on one message from a site: a fleet call carries an adapter, a frame at most 1 MiB
 _MESSAGE_MAX_BYTES = 256 << 20
 
+_STOPPED = "stopped by the operator"
+
 
 class FlowerRuns:
     """Submits Tacit's runs to Flower and remembers which is which."""
@@ -46,6 +48,8 @@ class FlowerRuns:
         self._coordinator = coordinator
         self._control = control
         self._flower_ids: dict[str, int] = {}
+        #: Flower's ids of runs that the operator has ended: whoever notices the end says so
+        self._stopped: set[int] = set()
 
     def start(self, spec: RunSpec, resume: str | None) -> str:
         """Submit a new run, or go on with ``resume`` from its last checkpoint; return tacit's run id.
@@ -81,9 +85,15 @@ class FlowerRuns:
         flower_id = self._flower_ids.get(run_id)
         if flower_id is None or self._coordinator.store.finished(run_id):
             raise ConfigError(f"run {run_id} is not running", hint="`tacit run status` lists the runs")
-        self._control.stop_run(flower_id)
+        # before Flower ends it: the thread that follows the run may see its end first
+        self._stopped.add(flower_id)
+        try:
+            self._control.stop_run(flower_id)
+        except TransportError:
+            self._stopped.discard(flower_id)
+            raise
         self._coordinator.steps.abort_all("the run was stopped")
-        self._finish(run_id, "stopped", "stopped by the operator")
+        self._finish(run_id, "stopped", _STOPPED)
 
     def _follow(self, run_id: str, flower_id: int) -> None:
         """A ServerApp that dies without a word still ends its run."""
@@ -92,7 +102,10 @@ class FlowerRuns:
         if self._flower_ids[run_id] != flower_id:
             return  # the run was resumed meanwhile: it lives on under another of Flower's ids
         self._coordinator.steps.abort_all("the run has ended")
-        self._finish(run_id, "failed", f"the ServerApp ended early: {details}")
+        if flower_id in self._stopped:
+            self._finish(run_id, "stopped", _STOPPED)
+        else:
+            self._finish(run_id, "failed", f"the ServerApp ended early: {details}")
 
     def _keep_log(self, run_id: str, flower_id: int) -> None:
         """Flower keeps a ServerApp's output to itself; it belongs into the run's folder."""
