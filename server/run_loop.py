@@ -19,6 +19,7 @@ from models.layout import Vector
 from privacy.agreement import VerifiedAgreement
 from privacy.dpsgd import DpSgdPlan
 from privacy.order import Order, Receipt
+from privacy.secagg.threshold import survivors_required
 from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from server.coordinator import CoordinatorLink
 from server.evaluation import PublicTestSet
@@ -209,7 +210,7 @@ class RunLoop:
     def _await_sites(self, book: OrderBook) -> None:
         """Wait until the whole cohort is connected, or the deadline passed and enough of it is."""
         secagg = book.plan.secagg
-        needed = max(secagg.threshold, secagg.min_cohort)
+        needed = survivors_required(secagg.threshold, secagg.min_cohort)
         deadline = time.monotonic() + self._spec.run.sites_deadline_s
         told: list[str] | None = None
         while True:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from privacy.order import Order, Receipt
 from privacy.secagg.encoding import decode
+from privacy.secagg.threshold import survivors_required
 from privacy.secagg.weights import weighted_mean
 from strategies.orders import OrderBook
 from strategies.secure_sum import SecureSums, SumResult
@@ -89,11 +90,12 @@ class SecureFedAvg(Strategy):
         order = self._orders.next(server_round, vector)
         nodes = self._sums.node_ids()
         present = [site for site in order.secagg.cohort if site in nodes]
-        if len(present) < max(order.secagg.threshold, order.secagg.min_cohort):
+        needed = survivors_required(order.secagg.threshold, order.secagg.min_cohort)
+        if len(present) < needed:
             missing = sorted(set(order.secagg.cohort) - set(present))
             raise TransportError(
                 f"{len(present)} of {len(order.secagg.cohort)} sites are connected, "
-                f"{max(order.secagg.threshold, order.secagg.min_cohort)} are needed; missing: {', '.join(missing)}",
+                f"{needed} are needed; missing: {', '.join(missing)}",
                 hint="start the missing site agents, then resume the run",
             )
         self._order, self._vector = order, vector

@@ -8,6 +8,7 @@ from privacy.report.events import LedgerRefused, RunEvents
 from privacy.report.facts import Finding, ReportFacts
 from privacy.report.figures import sentence
 from privacy.report.spending import same_epsilon
+from privacy.secagg.threshold import survivors_required
 
 _ORDER = ("alarm", "warning", "note")
 
@@ -71,7 +72,7 @@ def _alarms(facts: ReportFacts, submitted_digest: str) -> Iterator[Finding]:
             f"The accountants disagree: PLD {opinion.pld:.4g}, PRV {opinion.prv:.4g}, RDP {opinion.rdp:.4g}; a "
             f"difference of {opinion.tolerance:.2g} would be explained by discretisation."
         )
-    needed = max(agreement.min_cohort, facts.parameters.secagg.threshold)
+    needed = survivors_required(facts.parameters.secagg.threshold, agreement.min_cohort)
     for attempt in facts.steps:
         if attempt.outcome == "summed" and len(attempt.survivors) < needed:
             yield _alarm(

@@ -12,10 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from certs.identity import PeerIdentity
 from certs.names import PeerName, Role
-from privacy.agreement import Agreement, party_from
-from privacy.events import PrivacyMode
+from privacy.agreement import Agreement, VerifiedAgreement, party_from
 from privacy.secagg.threshold import default_collusion_bound, default_threshold
-from server.preflight import secagg_of, training_of
+from server.preflight import plan_of
 from server.run_spec import RunSpec
 from strategies.orders import RunPlan
 
@@ -87,24 +86,12 @@ def unsigned_agreement(
 
 
 def plan_under(spec: RunSpec, agreement: Agreement, *, adapter_layout_digest: str, adapter_length: int) -> RunPlan:
-    """Return what every order of the run has in common, as :func:`server.preflight.plan_of` does."""
-    mode: PrivacyMode = spec.run.mode
-    return RunPlan(
-        run_id=16 * "0",
-        run_name=spec.run.name,
-        rounds=spec.run.rounds,
-        strategy=spec.run.strategy,
-        mode=mode,
-        unit=agreement.privacy.unit,
-        adjacency=agreement.privacy.adjacency,
-        agreement_digest=_NO_DIGEST,
+    """Return what every order of the run has in common, as :func:`server.preflight.plan_of`; nobody has signed."""
+    return plan_of(
+        16 * "0",
+        spec,
+        VerifiedAgreement(agreement, _NO_DIGEST, ()),
         base_model_digest=_NO_DIGEST,
         adapter_layout_digest=adapter_layout_digest,
         adapter_length=adapter_length,
-        lora=spec.lora,
-        labels=tuple(agreement.task.labels),
-        training=training_of(spec, agreement),
-        secagg=secagg_of(spec, agreement),
-        collusion_bound=agreement.secure_aggregation.collusion_bound,
-        deadline_s=spec.run.deadline_s,
     )
