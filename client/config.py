@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from client.home import Home
+from models.device_names import DEVICE_PATTERN, Precision
 from privacy.order import Strict
 
 
@@ -30,6 +31,10 @@ class SiteSettings(Strict):
     data: DataSettings
     #: threads of one training step; the result's last bits depend on it
     torch_threads: int = Field(gt=0, default=1)
+    #: what the model computes on: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``
+    device: str = Field(pattern=DEVICE_PATTERN, default="cpu")
+    #: of the frozen weights' products; the adapter, clipping and noise are float32 or better in any case
+    precision: Precision = "float32"
     #: loopback port of Flower's SuperNode; 0 picks a free one at each start
     supernode_port: int = Field(ge=0, le=65535, default=0)
 

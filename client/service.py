@@ -167,15 +167,17 @@ class SiteService:
         for key in self._ledger.recover():
             progress(f"an interrupted step was charged: run {key.run_id}, round {key.round}")
         self._ledger.accept_agreement(credentials.agreement.digest, summary_of(credentials.agreement))
-        configure_compute(home.settings.torch_threads)
+        settings = home.settings
+        compute = configure_compute(settings.torch_threads, settings.device, settings.precision)
         data = load_site_data(home, credentials.agreement)
         whose = "" if data.owners is None else f" of {len(set(data.owners))} users"
         progress(f"{len(data.texts)} records{whose} read, identifiers replaced: {_counts(data)}")
-        workbench = Workbench(home.settings.base_model, agreed, data)
-        progress(f"base model {agreed.base_model.name} has the agreed digest")
-        self._channel = grpc.secure_channel(
-            home.settings.coordinator, channel_credentials(home.pki), options=GRPC_OPTIONS
+        workbench = Workbench(settings.base_model, agreed, data, compute)
+        progress(
+            f"base model {agreed.base_model.name} has the agreed digest and computes on {compute.device} in "
+            f"{compute.precision}"
         )
+        self._channel = grpc.secure_channel(settings.coordinator, channel_credentials(home.pki), options=GRPC_OPTIONS)
         self.agent = SiteAgent(
             identity=credentials.identity,
             agreement=credentials.agreement,

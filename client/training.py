@@ -65,7 +65,6 @@ def train_round(
     model.set_vector(global_vector)
     optimiser = optimiser_of(order.training, global_vector)
     with open_engine(model, engine) as gradients:
-        check_independence(gradients, model.probe())
         for step in range(plan.steps):
             noise_stddev = clip.noise_stddev / plan.expected_batch_size
             optimiser.step(
@@ -93,10 +92,19 @@ def check_layers(model: AdapterModel, order: Order) -> None:
 def open_engine(model: AdapterModel, engine: Engine = LoraGradients) -> LoraGradients | HookedGradients:
     """Return the per-example gradient engine of a model, open: use it as a context manager, or close it.
 
+    It was held against public texts first: records that depend on each other would break the clip bound.
+
     Raises:
-        TrainingError: the engine refuses the model.
+        TrainingError: the engine refuses the model, or one record's gradient depends on the others.
     """
-    return engine(model.module, model.parameters, model.per_example_loss)
+    gradients = engine(model.module, model.parameters, model.per_example_loss)
+    try:
+        with model.in_float32():
+            check_independence(gradients, model.probe())
+    except BaseException:
+        gradients.close()
+        raise
+    return gradients
 
 
 def check_model(model: AdapterModel, order: Order) -> None:

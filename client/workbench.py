@@ -7,6 +7,7 @@ from pathlib import Path
 from client.data import LoadedData
 from models.base import base_model_digest, resolve_model_folder
 from models.classifier import AdapterModel, build_classifier
+from models.compute import Compute
 from models.tokens import TokenisedData
 from privacy.agreement import Agreement
 from privacy.dpsgd import UserRecords
@@ -22,12 +23,14 @@ class Workbench:
         base_model: ``package:NAME`` or a local folder.
         agreement: names the digest the model must have, and the labels.
         data: the site's de-identified records.
+        compute: device and precision; by default the CPU and float32.
 
     Raises:
         ModelError: the model folder is unreadable, or is not the agreed model.
     """
 
-    def __init__(self, base_model: str, agreement: Agreement, data: LoadedData) -> None:
+    def __init__(self, base_model: str, agreement: Agreement, data: LoadedData, compute: Compute | None = None) -> None:
+        self._compute = compute
         self._folder: Path = resolve_model_folder(base_model)
         self._labels = tuple(agreement.task.labels)
         self._data = data
@@ -49,7 +52,9 @@ class Workbench:
         """Return the model with the order's adapter, and the records tokenised for it. Only called after the gate."""
         wanted = (order.lora, order.training.max_tokens)
         if self._model is None or self._records is None or self._built != wanted:
-            self._model = build_classifier(self._folder, order.lora, self._labels, order.training.max_tokens)
+            self._model = build_classifier(
+                self._folder, order.lora, self._labels, order.training.max_tokens, self._compute
+            )
             self._records = self._model.tokenise(self._data.texts, self._data.labels).owned_by(self._users)
             self._built = wanted
         return self._model, self._records

@@ -19,6 +19,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.base import resolve_model_folder  # first: it puts the Hugging Face libraries into offline mode
+from models.compute import Compute
 from models.layout import AdapterLayout, Vector
 from models.tokens import Batch, TokenisedData
 from privacy.order import LoraSpec
@@ -75,8 +77,10 @@ class AdapterModel:
         head_name: str,
         labels: Sequence[str],
         max_tokens: int,
+        compute: Compute | None = None,
     ) -> None:
-        self.module = module
+        self._compute = compute or Compute()
+        self.module = module.to(self._compute.device)
         self.labels = tuple(labels)
         self.max_tokens = max_tokens
         self._tokenizer = tokenizer
@@ -97,7 +101,7 @@ class AdapterModel:
         self._set_frozen_factors()
         self.set_vector(self.initial_vector())
         names = self.tokenise([label.replace("_", " ").replace("-", " ") for label in self.labels])
-        with torch.no_grad():
+        with torch.no_grad(), self.in_float32():
             self._label_names = self.embed(names.batch(np.arange(len(names))))
         self.centre = self._label_names.mean(0)
 
@@ -172,13 +176,23 @@ class AdapterModel:
 
     # --- forward
 
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute everything in float32 while open: for checks that the rounding of bfloat16 would drown."""
+        usual, self._compute = self._compute, Compute(self._compute.device)
+        try:
+            yield
+        finally:
+            self._compute = usual
+
     def logits(self, batch: Batch) -> torch.Tensor:
         """Float32 [B, labels]."""
         return self._head(self.input_scale * (self.embed(batch) - self.centre))
 
     def per_example_loss(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy of each text, float32 [B]: a vector, never a mean."""
-        return functional.cross_entropy(self.logits(batch), batch.labels, reduction="none")
+        labels = batch.labels.to(self._compute.device)
+        return functional.cross_entropy(self.logits(batch), labels, reduction="none")
 
     def predict(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Most likely class index of each text, int64 [n]."""
@@ -193,7 +207,10 @@ class AdapterModel:
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """Mean of each text's last hidden states, scaled to unit length, float32 [B, width]."""
-        hidden = self._encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+        batch = batch.to(self._compute.device)
+        with self._compute.autocast():
+            hidden = self._encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+        hidden = hidden.to(torch.float32)
         mask = batch.attention_mask[:, :, None].to(hidden.dtype)
         # Each text's own tokens only; the direction of the sum is the direction of the mean.
         return functional.normalize((hidden * mask).sum(1), dim=1)
@@ -237,10 +254,12 @@ class AdapterModel:
         (folder / "README.md").write_text(_readme(self._head_name, self.max_tokens), encoding="utf-8")
 
 
-def build_classifier(folder: Path, lora: LoraSpec, labels: Sequence[str], max_tokens: int) -> AdapterModel:
+def build_classifier(
+    folder: Path, lora: LoraSpec, labels: Sequence[str], max_tokens: int, compute: Compute | None = None
+) -> AdapterModel:
     """Load the base model in ``folder``, freeze it, and put an adapter for ``labels`` on it.
 
-    The adapter holds :meth:`AdapterModel.initial_vector`. Everything computes in float32.
+    The adapter holds :meth:`AdapterModel.initial_vector`.
 
     Args:
         folder: a local Hugging Face folder (see :func:`models.base.resolve_model_folder`).
@@ -248,6 +267,7 @@ def build_classifier(folder: Path, lora: LoraSpec, labels: Sequence[str], max_to
             and the head alone is trained.
         labels: two or more different label names.
         max_tokens: longest text, in tokens.
+        compute: device and precision, from :func:`models.compute.configure_compute`; by default the CPU and float32.
 
     Raises:
         ModelError: the folder cannot be loaded, a target names no linear layer, the labels repeat, or the model is
@@ -289,7 +309,7 @@ def build_classifier(folder: Path, lora: LoraSpec, labels: Sequence[str], max_to
         for name, parameter in module.named_parameters():
             if ".lora_A." in name:
                 parameter.requires_grad_(False)
-    return AdapterModel(module, tokenizer, head_name, labels, max_tokens)
+    return AdapterModel(module, tokenizer, head_name, labels, max_tokens, compute)
 
 
 def _load(folder: Path, label_count: int) -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:

@@ -28,6 +28,10 @@ class Batch:
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
 
+    def to(self, device: torch.device) -> Batch:
+        """Return this batch on ``device``."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
 
 class TokenisedData:
     """Texts, tokenised once, with their labels. Records are independent of each other.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from models.device_names import DEVICE_PATTERN, Precision
 from privacy.events import PrivacyMode
 from privacy.options import TrainingOptions
 from privacy.order import LoraSpec, Name, Strict
@@ -95,6 +96,9 @@ class SimulationSection(Strict):
 
     agreement: Path | None = Field(strict=False, default=None)
     sites: tuple[SimulatedSite, ...] = ()
+    #: as in a site's ``site.toml``
+    device: str = Field(pattern=DEVICE_PATTERN, default="cpu")
+    precision: Precision = "float32"
 
     @field_validator("sites", mode="before")
     @classmethod

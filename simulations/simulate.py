@@ -66,6 +66,8 @@ class SimulatedConsortium:
         self._spec = spec
         self._folder = folder
         section = _section(spec)
+        # threads as a site's own default: the same run deployed gives the same bits
+        self._compute = configure_compute(1, section.device, section.precision)
         authority_folder = folder / "ca"
         draft = _draft(section)
         self._authority = ConsortiumAuthority.create(authority_folder, draft.consortium)
@@ -156,7 +158,7 @@ class SimulatedConsortium:
             ),
             ledger=ledger,
             journal=FileStepJournal(self._folder / "sites" / site.name / "steps.jsonl"),
-            workbench=Workbench(self._spec.model.base, agreed, data),
+            workbench=Workbench(self._spec.model.base, agreed, data, self._compute),
             dataset=DATASET,
             transport=MemoryAggregation(self.coordinator, site.name),
         )
@@ -181,8 +183,6 @@ def prepare(spec: RunSpec, folder: Path, *, fresh: bool = False) -> Iterator[Sim
             raise ConfigError(f"{folder} holds something that is not a simulation; it is not removed")
         shutil.rmtree(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # as a site's own default: the same run deployed gives the same bits
-    configure_compute(threads=1)
     consortium = SimulatedConsortium(spec, folder)
     try:
         yield consortium

@@ -70,9 +70,12 @@ class HookedGradients:
         self._loss = loss
         check_trainable(module, parameters)
         module.eval()
+        self._guards = []
         for layer in module.modules():
             if any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
                 layer.training = True
+                # where it is computed, because a model or a loss may switch autocast on for itself
+                self._guards.append(layer.register_forward_pre_hook(_refuse_autocast))
         self._hooks = GradSampleModule(module, batch_first=True, loss_reduction="sum", strict=True)
         self._module = module
 
@@ -91,6 +94,8 @@ class HookedGradients:
         """Remove the hooks and every gradient; the module can be hooked again."""
         self._forget()
         self._hooks.remove_hooks()
+        for guard in self._guards:
+            guard.remove()
         for parameter in self._module.parameters():
             for name in ("grad_sample", "summed_grad", "_forward_counter"):
                 if hasattr(parameter, name):
@@ -105,11 +110,6 @@ class HookedGradients:
                 records, or autocast is on.
         """
         self._forget()
-        if any(torch.is_autocast_enabled(parameter.device.type) for parameter in self.parameters.values()):
-            raise TrainingError(
-                "Opacus's hooks would take gradients in autocast's type; expected trainable layers in float32",
-                hint="switch autocast off, or use LoraGradients, which keeps the adapter in float32",
-            )
         with torch.enable_grad():
             losses = self._loss(batch)
             if losses.shape != (size,):
@@ -135,6 +135,14 @@ class HookedGradients:
         for parameter in self.parameters.values():
             parameter.grad = None
             parameter.grad_sample = None  # type: ignore[attr-defined]
+
+
+def _refuse_autocast(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if any(torch.is_autocast_enabled(parameter.device.type) for parameter in layer.parameters(recurse=False)):
+        raise TrainingError(
+            "Opacus's hooks would take gradients in autocast's type; expected trainable layers in float32",
+            hint="switch autocast off, or use LoraGradients, which keeps the adapter in float32",
+        )
 
 
 def check_trainable(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:

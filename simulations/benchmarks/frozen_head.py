@@ -8,6 +8,7 @@ code trains it; a test holds the two against each other.
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,10 @@ class FrozenHead:
     def probe(self) -> EmbeddedData:
         """As :meth:`AdapterModel.probe`."""
         return self.records(self._model.probe())
+
+    def in_float32(self) -> AbstractContextManager[None]:
+        """As :meth:`AdapterModel.in_float32`: nothing here computes in any other type."""
+        return nullcontext()
 
     def logits(self, batch: InputBatch) -> torch.Tensor:
         """Float32 [B, labels]."""

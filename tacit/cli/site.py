@@ -25,6 +25,10 @@ Examples:
       --coordinator hub.example.org:9400 --data messages.csv --key-column customer \\
       --base-model /models/minilm                      the agreement protects users
 
+  tacit site init --home alpha --pki issued/alpha --agreement agreement.yaml \\
+      --coordinator hub.example.org:9400 --data messages.csv \\
+      --base-model /models/minilm --device cuda --precision bfloat16
+
   The policy this writes (policy.yaml) equals the agreement's limits: lower them, they can only get stricter.
 """
 
@@ -58,6 +62,8 @@ def init(
         None, help="Column that says whose a record is: where the agreement's privacy unit is a user, and only there."
     ),
     torch_threads: int = typer.Option(1, min=1, help="Threads for training."),
+    device: str = typer.Option("cpu", help="What to compute on: cpu, cuda, cuda:1, or auto (a GPU if there is one)."),
+    precision: str = typer.Option("float32", help="Of the frozen weights' products: float32 or bfloat16."),
     accept_runs: bool = typer.Option(False, help="Accept runs at once; otherwise edit policy.yaml first."),
     weight: int | None = typer.Option(None, min=1, help="What this site counts, where the agreement weights sums."),
     allow_testing: bool = typer.Option(
@@ -88,6 +94,8 @@ def init(
             "key_column": key_column,
         },
         "torch_threads": torch_threads,
+        "device": device,
+        "precision": precision,
     }
     settings = validated(SiteSettings, values, source="the options given")
     resolve_model_folder(model)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.training import Engine, train_round
+from client.training import Engine, open_engine, train_round
 from models.classifier import AdapterModel, build_classifier
+from models.compute import configure_compute
 from models.layout import state_digest
-from models.tokens import TokenisedData
+from models.tokens import Batch, TokenisedData
 from privacy.dpsgd import HookedGradients, LoraGradients, UserRecords
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit
 from privacy.options import AdamSpec, AdaptiveClipSpec, LayerWeight
@@ -389,3 +390,35 @@ def test_model_is_free_again_after_an_error(model: AdapterModel) -> None:
     with pytest.raises(Stop):
         train_round(model, records(model), start(model), order_for(model), noise(), stop)
     train_round(model, records(model), start(model), order_for(model), noise())
+
+
+# --- precision
+
+
+def test_a_round_in_bfloat16_is_nearly_the_round_in_float32(tiny_model: Path) -> None:
+    """Independence is checked in float32: padding changes the roundings of bfloat16 by more than that allows."""
+    updates = {}
+    for precision in ("float32", "bfloat16"):
+        model = build_classifier(tiny_model, LORA, LABELS, 16, configure_compute(1, "cpu", precision))
+        # so little noise that the gradients decide
+        order = order_for(model, noise_multiplier=1e-3)
+        updates[precision] = train_round(model, records(model), start(model), order, noise()).astype(np.float64)
+    usual, rounded = updates.values()
+    assert 0 < np.linalg.norm(usual - rounded) < 0.1 * np.linalg.norm(usual)
+
+
+def test_opacus_hooks_are_refused_for_a_model_in_bfloat16(tiny_model: Path) -> None:
+    model = build_classifier(tiny_model, LORA, LABELS, 16, configure_compute(1, "cpu", "bfloat16"))
+    with pytest.raises(TrainingError, match="expected trainable layers in float32"):
+        train_round(model, records(model), start(model), order_for(model), noise(), engine=HookedGradients)
+
+
+def test_an_engine_that_was_refused_is_closed(model: AdapterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def coupled(batch: Batch) -> torch.Tensor:
+        return AdapterModel.per_example_loss(model, batch) / len(batch)
+
+    monkeypatch.setattr(model, "per_example_loss", coupled)
+    with pytest.raises(TrainingError, match="changes with the batch it is in"):
+        open_engine(model)
+    monkeypatch.undo()
+    open_engine(model).close()

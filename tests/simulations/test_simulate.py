@@ -106,6 +106,23 @@ def test_a_run_in_another_ring(tmp_path: Path, small_plan: Plan, ring_bits: int)
     assert all(ring_bits / 8 * length < each < ring_bits / 8 * length + 20_000 for each in sent)
 
 
+@pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.JOINT])
+def test_a_run_in_bfloat16_is_nearly_the_run_in_float32(tmp_path: Path, small_plan: Plan, mode: PrivacyMode) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        made = make_consortium(tmp_path / precision, replace(small_plan(rounds=1, noise_seed=3), mode=mode))
+        spec = load_run_spec(made.run_file)
+        assert spec.simulation is not None
+        section = spec.simulation.model_copy(update={"precision": precision})
+        with prepare(spec.model_copy(update={"simulation": section}), tmp_path / f"sim-{precision}") as consortium:
+            run_folder = consortium.run(consortium.submit())
+        before, after = (np.load(run_folder / "checkpoints" / f"round-0000{n}.npy") for n in (0, 1))
+        found[precision] = after - before
+    usual, rounded = found.values()
+    # the noise is the same, and most of it
+    assert 0 < np.linalg.norm(usual - rounded) < 0.05 * np.linalg.norm(usual)
+
+
 def test_weighted_sites_count_as_their_stewards_declare(tmp_path: Path, small_plan: Plan) -> None:
     """With one site a hundred times the others, the mean is nearly that site's update alone."""
     spec = WeightSpec(cap=100, bin=1)

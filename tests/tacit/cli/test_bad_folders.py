@@ -139,6 +139,8 @@ def test_a_site_is_made_once_and_serves(tacit: Shell, made: LocalConsortium, pla
         ({"base_model": "nowhere"}, "is not a folder; expected one with config.json"),
         ({"base_model": "package:no_such_package"}, "'no_such_package' of 'package:no_such_package' is not installed"),
         ({"torch_threads": 0}, "torch-threads"),
+        ({"device": "gpu"}, "device: received 'gpu'"),
+        ({"precision": "float16"}, "precision: received 'float16'"),
     ],
 )
 def test_a_site_that_cannot_be_made_leaves_nothing(
