@@ -9,7 +9,7 @@ FUZZ_INPUTS ?= 1000000
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test lint format proto clean bench-demo bench-ledger bench-secagg bench-dp bench-utility model-check fuzz
+.PHONY: demo test lint format proto clean bench-demo bench-ledger bench-secagg bench-dp bench-gpu bench-utility model-check fuzz
 
 demo: $(STAMP) ## run a whole consortium on this machine
 	$(BIN)/tacit demo $(DEMO_ARGS)
@@ -47,6 +47,9 @@ bench-secagg: $(STAMP) ## secure aggregation beside Flower's SecAgg+, the gatewa
 
 bench-dp: $(STAMP) ## what differential privacy costs a step of LoRA, beside stock peft and Opacus
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.dp_step $(BENCH_ARGS)
+
+bench-gpu: $(STAMP) ## the same on a GPU, with a decoder of 0.67 billion weights; needs a CUDA build of torch
+	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.gpu_step $(BENCH_ARGS)
 
 bench-utility: $(STAMP) ## what accuracy privacy leaves on banking77 and clinc150; takes up where it was (hours)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.utility $(BENCH_ARGS)

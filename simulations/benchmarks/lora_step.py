@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForTokenClassification, LlamaConfig, LlamaForCausalLM
 
+from models.compute import Compute
 from privacy.dpsgd import HookedGradients, LoraGradients, clipped_sum
 from privacy.randomness import OsRandomSource, standard_normal
 
@@ -28,8 +29,10 @@ RANK = 8
 CLIP = 1.0
 NOISE_MULTIPLIER = 1.0
 LEARNING_RATE = 1e-3
-VOCABULARY = 2000
 LABELS = 9
+
+#: by model
+VOCABULARY = {"minilm": 2000, "llama": 2000, "decoder": 32_000}
 
 #: linear layers that carry LoRA, by model
 TARGETS = {
@@ -42,6 +45,10 @@ TARGETS = {
         "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     },
 }
+TARGETS["decoder"] = TARGETS["llama"]
+
+#: layers, width, width of the feed-forward, heads
+_LLAMAS = {"llama": (4, 512, 1408, 8), "decoder": (20, 1536, 4096, 12)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,8 @@ class Size:
     """One cell of the grid."""
 
     model: str
-    """``minilm`` (6 layers of 384, token classification) or ``llama`` (4 layers of 512, causal LM)."""
+    """``minilm`` (6 layers of 384, token classification), ``llama`` (4 layers of 512, causal LM) or ``decoder`` (the
+    same kind with 20 layers of 1536: 0.67 billion weights)."""
     targets: str
     """``attention`` or ``all`` linear layers."""
     batch: int
@@ -63,23 +71,38 @@ class Size:
 
 
 class Workload:
-    """A model with LoRA, a batch of random tokens, and the loss of each record."""
+    """A model with LoRA, a batch of random tokens, and the loss of each record.
 
-    def __init__(self, size: Size) -> None:
+    Args:
+        compute: where it lies and in what precision frozen weights compute; by default the CPU and float32.
+    """
+
+    def __init__(self, size: Size, compute: Compute | None = None) -> None:
         torch.manual_seed(0)
         self.size = size
-        self.module = _build(size)
+        self.compute = compute or Compute()
+        self.module = _build(size).to(self.compute.device)
         self.module.eval()
         self.parameters = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
         shape = (size.batch, size.length)
-        self.tokens = torch.randint(5, VOCABULARY, shape)
+        vocabulary = VOCABULARY[size.model]
+        self.tokens = torch.randint(5, vocabulary, shape).to(self.compute.device)
         self.mask = torch.ones_like(self.tokens)
-        self.labels = torch.randint(0, LABELS if size.model == "minilm" else VOCABULARY, shape)
+        classes = LABELS if size.model == "minilm" else vocabulary
+        self.labels = torch.randint(0, classes, shape).to(self.compute.device)
 
     def loss(self, module: Any = None) -> torch.Tensor:
         """Mean cross-entropy over each record's own tokens, float32 [B]."""
-        logits = (module or self.module)(self.tokens, self.mask).logits
+        with self.compute.autocast():
+            logits = (module or self.module)(self.tokens, self.mask).logits
         return functional.cross_entropy(logits.transpose(1, 2), self.labels, reduction="none").mean(1)
+
+    def clock(self) -> float:
+        """Seconds: of this process's CPU time, or on a GPU of real time once all that was asked of it is done."""
+        if self.compute.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.compute.device)
+        return time.perf_counter()
 
     def descend(self, gradient: torch.Tensor) -> None:
         """One step of SGD along ``gradient``, float64 [P]."""
@@ -91,7 +114,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class PrivateSeconds:
-    """CPU seconds of one private step."""
+    """Seconds of one private step, by the workload's clock."""
 
     step_s: float
     """Forward, backward, clipping, sum and descent."""
@@ -100,32 +123,33 @@ class PrivateSeconds:
 
 
 def stock_step(work: Workload) -> float:
-    """CPU seconds of the step that everybody takes: mean loss, backward, ``torch.optim.SGD``."""
+    """Seconds of the step that everybody takes: mean loss, backward, ``torch.optim.SGD``."""
     optimiser = torch.optim.SGD(list(work.parameters.values()), lr=LEARNING_RATE)
     optimiser.zero_grad()
-    started = time.process_time()
+    started = work.clock()
     work.loss().mean().backward()
     optimiser.step()
-    seconds = time.process_time() - started
+    seconds = work.clock() - started
     optimiser.zero_grad()
     return seconds
 
 
 def private_step(work: Workload, kind: type[LoraGradients] | type[HookedGradients] = LoraGradients) -> PrivateSeconds:
-    """CPU seconds of a step of DP-SGD with our engine, or with the reference."""
+    """Seconds of a step of DP-SGD with our engine, or with the reference."""
     with kind(work.module, work.parameters, lambda _: work.loss()) as engine:
-        started = time.process_time()
+        started = work.clock()
         total = clipped_sum(engine.per_example(None, work.size.batch), CLIP)
-        summed = time.process_time()
-        total += torch.from_numpy(NOISE_MULTIPLIER * CLIP * standard_normal(OsRandomSource(), len(total)))
-        noised = time.process_time()
+        summed = work.clock()
+        noise = torch.from_numpy(NOISE_MULTIPLIER * CLIP * standard_normal(OsRandomSource(), len(total)))
+        total += noise.to(total.device)
+        noised = work.clock()
         work.descend(total / work.size.batch)
-        ended = time.process_time()
+        ended = work.clock()
     return PrivateSeconds(step_s=ended - noised + summed - started, noise_s=noised - summed)
 
 
 def fused_step(work: Workload) -> float:
-    """CPU seconds of a step without privacy in which LoRA layers are computed as one, as our engine does."""
+    """Seconds of a step without privacy in which LoRA layers are computed as one, as our engine does."""
     with _fused(work.module):
         return stock_step(work)
 
@@ -176,7 +200,7 @@ def _build(size: Size) -> nn.Module:
     if size.model == "minilm":
         task = "TOKEN_CLS"
         config = BertConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=VOCABULARY[size.model],
             hidden_size=384,
             num_hidden_layers=6,
             num_attention_heads=12,
@@ -186,12 +210,13 @@ def _build(size: Size) -> nn.Module:
         model = BertForTokenClassification(config)
     else:
         task = "CAUSAL_LM"
+        layers, width, feed_forward, heads = _LLAMAS[size.model]
         config = LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            intermediate_size=1408,
+            vocab_size=VOCABULARY[size.model],
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=feed_forward,
             max_position_embeddings=512,
             use_cache=False,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.compute import Compute
 from privacy.dpsgd import LoraGradients, clipped_sum
 from simulations.benchmarks import lora_step, opacus_steps
 from simulations.benchmarks.lora_step import Size, Workload, fused_step, private_step, stock_step
@@ -36,6 +37,16 @@ def test_fused_step_is_the_stock_step(model: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lora_step, "LEARNING_RATE", 1.0)
     work = Workload(Size(model, "all", 2, 4))
     assert_close(moved(work, fused_step), moved(work, stock_step))
+
+
+def test_the_step_in_bfloat16_is_nearly_the_step_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_step, "LEARNING_RATE", 1.0)
+    monkeypatch.setattr(lora_step, "NOISE_MULTIPLIER", 0.0)
+    size = Size("minilm", "attention", 2, 4)
+    usual, rounded = (
+        moved(Workload(size, Compute(precision=precision)), private_step) for precision in ("float32", "bfloat16")
+    )
+    assert 0 < torch.linalg.vector_norm(usual - rounded) < 0.1 * torch.linalg.vector_norm(usual)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from simulations.benchmarks import dp_step, gateway_memory, ledger_speed, secagg, step_latency
+from simulations.benchmarks import dp_step, gateway_memory, gpu_step, ledger_speed, secagg, step_latency
 from simulations.benchmarks.keystream_rate import KeystreamRate
 from simulations.benchmarks.process_memory import read_memory
 
@@ -65,6 +66,23 @@ def test_dp_step_writes_figures_and_takes_up_where_it_was(tmp_path: Path, capsys
     dp_step.main(["--quick", "--out", str(tmp_path)])
     cells = len(dp_step.QUICK.sizes) + len(dp_step.QUICK.beside) + len(dp_step.QUICK.memory)
     assert capsys.readouterr().out.count("measured before") == cells
+
+
+@pytest.mark.processes
+def test_gpu_step_takes_its_steps_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu_step.main(["--quick", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)])
+    figures = {figure["figure"]: figure for figure in json.loads((tmp_path / "bench-gpu-quick.json").read_text())}
+    assert all(set(figure) == FIELDS and figure["value"] > 0 for figure in figures.values())
+    for precision in ("float32", "bfloat16"):
+        assert figures[f"private, minilm attention B=2 T=4 {precision}"]["unit"] == "tokens/s"
+    assert sum(name.startswith("Opacus") for name in figures) == 4
+    assert "no GPU" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_step_without_a_gpu_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: device is 'cuda', but torch .* sees 0 CUDA devices"):
+        gpu_step.main(["--out", str(tmp_path)])
 
 
 def test_memory_is_read_from_what_linux_writes(tmp_path: Path) -> None:
