@@ -36,6 +36,7 @@ from privacy.secagg.effects import Ended
 from privacy.secagg.encoding import encode
 from privacy.secagg.ring import RingVector
 from privacy.secagg.site import SiteMachine
+from privacy.secagg.surplus import Contribution
 from privacy.secagg.weights import weigh
 from tacit.canonical import canonical_json
 from tacit.errors import (
@@ -236,7 +237,7 @@ class SiteAgent:
         survivors: tuple[str, ...] = ()
         joint: JointTraining | None = None
 
-        def make_update(step: int) -> RingVector:
+        def make_update(step: int) -> Contribution:
             nonlocal reservation, joint
             # one reservation for all that the order will draw: before the first noise, for the last
             if reservation is None:
@@ -253,7 +254,7 @@ class SiteAgent:
                 random = {"noise": noise, "rounding": self._source(order, "rounding")}
                 return site_update(model, records, vector, order, self._collusion_bound, self._on_local_step, **random)
             delta = train_round(model, records, vector, order, noise, self._on_local_step)
-            return self._encoded(order, delta)
+            return Contribution(self._encoded(order, delta))
 
         def on_ended(ended: Ended) -> None:
             nonlocal survivors

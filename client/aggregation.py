@@ -9,8 +9,8 @@ from typing import Protocol
 from privacy.secagg.descriptor import next_history
 from privacy.secagg.effects import Ended, Keep, Ready, Send, SiteEffect
 from privacy.secagg.journal import StepRecord
-from privacy.secagg.ring import RingVector
 from privacy.secagg.site import SiteMachine
+from privacy.secagg.surplus import Contribution
 from tacit.errors import StepBurnt
 
 
@@ -80,7 +80,7 @@ class StepJournal(Protocol):
 def take_part(
     session: Session,
     machine: SiteMachine,
-    make_update: Callable[[int], RingVector],
+    make_update: Callable[[int], Contribution],
     *,
     journal: StepJournal,
     timeout_s: float,
@@ -92,7 +92,7 @@ def take_part(
         session: the caller closes it.
         machine: the site's state machine, holding the descriptor of the first step this site expects.
         make_update: called with each step's number once the step is verified; trains, and returns the encoded update,
-            ring elements of shape ``(vector_length,)``.
+            of shape ``(vector_length,)``.
         journal: written before anything is sent that must not be sent twice.
         timeout_s: how long to wait for each answer of the coordinator.
         on_ended: told what came of each step, before the next one.

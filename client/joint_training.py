@@ -17,7 +17,7 @@ from privacy.noise_shares import ShareGrid, noised_contribution
 from privacy.order import Order
 from privacy.randomness import RandomSource
 from privacy.secagg.effects import Ended
-from privacy.secagg.ring import RingVector
+from privacy.secagg.surplus import Contribution
 
 
 class JointTraining:
@@ -71,7 +71,7 @@ class JointTraining:
     ) -> None:
         self._engine.close()
 
-    def contribution(self) -> RingVector:
+    def contribution(self) -> Contribution:
         """Return what this site adds to the next step's sum: ring elements, shape ``(vector_length,)``.
 
         An empty sample contributes noise alone, and counts.

@@ -18,7 +18,7 @@ from privacy.noise_shares import ShareGrid
 from privacy.optimisers import LearningRates, first_step_of, optimiser_of
 from privacy.order import Order
 from privacy.randomness import RandomSource
-from privacy.secagg.ring import RingVector
+from privacy.secagg.surplus import Contribution
 from privacy.site_delta import site_contribution
 
 #: records that go through the model at once; bounds memory and changes nothing else
@@ -35,7 +35,7 @@ def site_update(
     *,
     noise: RandomSource,
     rounding: RandomSource,
-) -> RingVector:
+) -> Contribution:
     """Train for one round and return what this site adds to its sum: ring elements, shape ``(adapter_length,)``.
 
     Args:

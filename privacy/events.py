@@ -140,6 +140,9 @@ class NoiseShares(BaseModel):
     ``noise_multiplier / sqrt(h)`` times the sensitivity *after rounding*, so h of them hold the whole of
     ``noise_multiplier``, which is what an accountant composes. What one site adds alone protects nothing.
 
+    Where ``cohort_size`` is known (n), noise that is surplus over the survivors is taken off: with u of them a share is
+    left with at least what u - c honest sites have to add, down to ``noise_multiplier / sqrt(n - c)`` with nobody lost.
+
     ``grid`` notes the discretisation the shares were sized for, where it is known; it does not change the cost.
     """
 
@@ -154,6 +157,8 @@ class NoiseShares(BaseModel):
     collusion_bound: int = Field(gt=0)
     #: 0 in events that counted on the threshold alone
     min_cohort: int = Field(default=0, ge=0)
+    #: 0 in events whose shares stayed whole, however many survived
+    cohort_size: int = Field(default=0, ge=0)
     grid: IntegerGrid | None = None
 
     @model_validator(mode="after")
@@ -182,15 +187,31 @@ class NoiseShares(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Ledgers hold events from before there was such a field: their bytes must stay what they were.
+        # Ledgers hold events from before there were such fields: their bytes must stay what they were.
         data: dict[str, Any] = handler(self)
-        if data["min_cohort"] == 0:
-            del data["min_cohort"]
+        for name in ("min_cohort", "cohort_size"):
+            if data[name] == 0:
+                del data[name]
         return data
 
-    def noise_multiplier_of(self, shares: int) -> float:
-        """Standard deviation of ``shares`` noise shares over the sensitivity after rounding."""
-        return self.noise_multiplier * math.sqrt(shares / self.honest_survivors)
+    @property
+    def largest_sum(self) -> int:
+        """Survivors over which a sum may have the least noise a share can be left with."""
+        return max(self.smallest_sum, self.cohort_size)
+
+    def noise_multiplier_against(self, colluding_sites: int) -> float:
+        """Noise that is unknown to k sites in every sum, at least: standard deviation over sensitivity after rounding.
+
+        With u survivors u - k shares are unknown, and each has the variance of 1 / (u - c) of the whole, or more. The
+        fraction is monotone in u, so one of the ends is the smallest. 0 where no share is unknown.
+        """
+        left = (max(0, u - colluding_sites) / (u - self.collusion_bound) for u in (self.smallest_sum, self.largest_sum))
+        return self.noise_multiplier * math.sqrt(min(left))
+
+    @property
+    def noise_multiplier_alone(self) -> float:
+        """Noise of a single share, at least."""
+        return self.noise_multiplier / math.sqrt(self.largest_sum - self.collusion_bound)
 
 
 class JointSubsampledGaussian(NoiseShares):

@@ -48,7 +48,7 @@ class JointSteps:
 
     def __init__(self, vector: npt.NDArray[np.float32], order: Order, collusion_bound: int) -> None:
         self._order = order
-        self._share_stddev = ShareGrid.of(order, collusion_bound).share_stddev(order.training)
+        self._grid = ShareGrid.of(order, collusion_bound)
         self._optimiser = optimiser_of(order.training, vector)
         self._rates = LearningRates.of(order)
         #: the clip norm of the next step
@@ -69,9 +69,11 @@ class JointSteps:
         """
         order = self._order
         gradient, count = self.clip.split(joint_gradient(total, survivors, order))
-        # all survivors' shares are in the sum; rounding adds less than a unit's variance, which nobody would notice
+        # What is left of all survivors' shares; a little more if one vanished before it could show its surplus.
+        # Rounding adds less than a unit's variance, which nobody would notice.
         batch = order.training.expected_batch_size * survivors
-        noise_stddev = self.clip.gradient_stddev(self._share_stddev * math.sqrt(survivors) / batch)
+        kept = self._grid.kept_stddev(order.training, survivors)
+        noise_stddev = self.clip.gradient_stddev(kept * math.sqrt(survivors) / batch)
         self._optimiser.step(
             gradient,
             learning_rate=self._rates.at(first_step_of(order) + step - order.step),

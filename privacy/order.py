@@ -269,7 +269,7 @@ def event_of(
     if dimension is not None:
         grid = IntegerGrid(l2_clip_norm=training.l2_clip_norm, scale=secagg.scale, dimension=dimension)
     facts |= {"threshold": secagg.threshold, "min_cohort": secagg.min_cohort, "collusion_bound": collusion_bound}
-    facts |= {"grid": grid}
+    facts |= {"cohort_size": len(secagg.cohort), "grid": grid}
     try:
         if mode is PrivacyMode.JOINT:
             return JointSubsampledGaussian.model_validate(facts | sampled)

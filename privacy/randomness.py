@@ -50,6 +50,15 @@ class OsRandomSource(_CounterStream):
         super().__init__(os.urandom(32))
 
 
+class SeedStream(_CounterStream):
+    """What a seed of 32 bytes from another source stands for: whoever is shown the seed can draw it again."""
+
+    secret = True
+
+    def __init__(self, seed: bytes) -> None:
+        super().__init__(hashlib.sha256(b"tacit/seed-stream/v1\0" + seed).digest())
+
+
 class SeededRandomSource(_CounterStream):
     """A reproducible stream for tests. Whoever knows ``seed`` can subtract the noise: it protects nothing.
 

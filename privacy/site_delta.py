@@ -15,7 +15,7 @@ import numpy.typing as npt
 from privacy.noise_shares import ShareGrid, noised_contribution
 from privacy.order import TrainingSpec
 from privacy.randomness import RandomSource
-from privacy.secagg.ring import RingVector
+from privacy.secagg.surplus import Contribution
 
 #: A float64 sum of d squares, its root and the products that follow are off by less than (d + 8) of these, relatively.
 _ROUNDING = 2.0**-53
@@ -51,7 +51,7 @@ def site_contribution(
     *,
     noise: RandomSource,
     rounding: RandomSource,
-) -> RingVector:
+) -> Contribution:
     """Return what a site adds to a round's sum: its clipped, rounded update and a noise share, ring elements [d].
 
     Args:

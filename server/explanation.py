@@ -23,7 +23,7 @@ from privacy.accounting import (
 from privacy.accounting.pld import has_trustworthy_pld
 from privacy.accounting.spends import merge
 from privacy.agreement import Agreement, VerifiedAgreement, load_bundle
-from privacy.events import DpEvent, PrivacyMode
+from privacy.events import DpEvent, NoiseShares, PrivacyMode
 from privacy.report.facts import SecondOpinionFacts
 from privacy.secagg.threshold import survivors_required
 from privacy.terms import parse_instant
@@ -53,15 +53,25 @@ class _Mode:
 
     #: of a run file in this mode; the run's own is kept where the mode is the run's own
     strategy: str
-    #: over how many sites' shares the noise of a sum is spread, from the mode's event
+    #: over how many sites' shares the noise of a sum is spread when they add them, from the mode's event
     shares: Callable[[DpEvent], int]
+    #: and over how many what is left of them is, with nobody lost
+    kept: Callable[[DpEvent], int]
+
+
+def _added(event: NoiseShares) -> int:
+    return event.honest_survivors
+
+
+def _left(event: NoiseShares) -> int:
+    return event.largest_sum - event.collusion_bound
 
 
 #: The modes that are explained: one entry each. A mode without an entry is not listed, and the tests miss it.
 MODES: Mapping[PrivacyMode, _Mode] = {
-    PrivacyMode.LOCAL: _Mode(strategy="fedavg", shares=lambda _event: 1),
-    PrivacyMode.JOINT: _Mode(strategy=JOINT_STRATEGY, shares=lambda event: event.honest_survivors),
-    PrivacyMode.SITE: _Mode(strategy="fedavg", shares=lambda event: event.honest_survivors),
+    PrivacyMode.LOCAL: _Mode(strategy="fedavg", shares=lambda _event: 1, kept=lambda _event: 1),
+    PrivacyMode.JOINT: _Mode(strategy=JOINT_STRATEGY, shares=_added, kept=_left),
+    PrivacyMode.SITE: _Mode(strategy="fedavg", shares=_added, kept=_left),
 }
 
 
@@ -311,13 +321,13 @@ def _same_epsilon(entry: _Mode, event: DpEvent, target: float, agreement: Agreem
     if not math.isfinite(spent):
         return None
     sites = len(agreement.partners)
-    one = noise_multiplier / math.sqrt(entry.shares(event))
+    left = noise_multiplier / math.sqrt(entry.kept(event))
     return NoiseForTheSame(
         epsilon=spent,
         noise_multiplier=noise_multiplier,
-        stddev_one_site=one,
-        stddev_sum=one * math.sqrt(sites),
-        stddev_mean=one / math.sqrt(sites),
+        stddev_one_site=noise_multiplier / math.sqrt(entry.shares(event)),
+        stddev_sum=left * math.sqrt(sites),
+        stddev_mean=left / math.sqrt(sites),
     )
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 
+from privacy.noise_shares import SharedNoiseSurplus
 from privacy.order import Order
 from privacy.secagg import effects
 from privacy.secagg.coordinator import CoordinatorMachine
@@ -279,7 +280,7 @@ class StepRegistry:
             roster = {site: self._roster[site] for site in order.secagg.cohort}
             epoch = OpenEpoch(
                 order,
-                CoordinatorMachine(roster, descriptor),
+                CoordinatorMachine(roster, descriptor, surplus=SharedNoiseSurplus.of(order, self._collusion_bound)),
                 join_deadline_s=join_deadline_s,
                 reconnect_s=self._reconnect_s,
                 on_event=on_event,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from privacy.accounting.pld import epsilon_of
-from privacy.accounting.spends import UnknownShares, against_colluding_sites, merge
+from privacy.accounting.spends import UnknownNoise, against_colluding_sites, merge
 from privacy.events import DpEvent, NoiseShares
 from tacit.errors import InputError, LedgerError
 
@@ -23,20 +23,20 @@ _SHARED = (
     "In mode {mode} a sum's noise is shared: this bound needs secure aggregation, under which only sums are opened, "
 )
 _SHARED_NOISE = {
-    COORDINATOR: _SHARED + "and no colluding site, so that all {smallest} shares of a sum count.",
+    COORDINATOR: _SHARED + "and no colluding site, so that the shares of all sites in a sum count.",
     COLLUDING_SITES: (
         _SHARED + "and the shares of at least {honest} honest sites in each sum: the fewest that a sum opens over, "
         "{smallest}, less c. If more than c = {collusion_bound} sites collude with the coordinator, nothing is claimed "
         "for those sums."
     ),
-    SITE: _SHARED + "and the shares of the other {others} sites or more in each sum.",
-    PUBLIC: "In mode {mode} a sum's noise is shared: all {smallest} shares of a sum count if no site tells its own.",
+    SITE: _SHARED + "and the shares of the other sites in each sum.",
+    PUBLIC: "In mode {mode} a sum's noise is shared: all shares of a sum count if no site tells its own.",
 }
-_SHARES: dict[str, UnknownShares] = {
-    COORDINATOR: lambda event: event.smallest_sum,
+_UNKNOWN: dict[str, UnknownNoise] = {
+    COORDINATOR: lambda event: event.noise_multiplier_against(0),
     COLLUDING_SITES: against_colluding_sites,
-    SITE: lambda event: event.smallest_sum - 1,
-    PUBLIC: lambda event: event.smallest_sum,
+    SITE: lambda event: event.noise_multiplier_against(1),
+    PUBLIC: lambda event: event.noise_multiplier_against(0),
 }
 _NO_CLAIM = "The noise was drawn from a test seed: whoever knows the seed can subtract it. No privacy is claimed."
 
@@ -109,7 +109,7 @@ def adversary_bounds(
             f"an event of noise in shares holds against fewer than the {collusion_bound} colluding sites asked about",
             hint="noise shares are made for the agreement's collusion bound; ask about that",
         )
-    spends = {name: merge(everything, shares) for name, shares in _SHARES.items()}
+    spends = {name: merge(everything, noise) for name, noise in _UNKNOWN.items()}
     return AdversaryBounds(
         tuple(
             AdversaryBound(
@@ -133,7 +133,6 @@ def _reason(name: str, events: tuple[DpEvent, ...], shared: list[NoiseShares], n
             _SHARED_NOISE[name].format(
                 mode=mode,
                 smallest=weakest.smallest_sum,
-                others=weakest.smallest_sum - 1,
                 honest=weakest.honest_survivors,
                 collusion_bound=weakest.collusion_bound,
             )

@@ -38,23 +38,24 @@ def epsilon_against(events: Iterable[DpEvent], delta: float, *, cohort_size: int
             hint="the site whose record is protected is not one of them",
         )
 
-    def shares(event: NoiseShares) -> int:
-        return unknown_shares(event.threshold, event.smallest_sum, cohort_size, colluding_sites)
+    def noise(event: NoiseShares) -> float:
+        if opens_one_sum(event.threshold, cohort_size, colluding_sites):
+            return event.noise_multiplier_against(colluding_sites)
+        return event.noise_multiplier_alone
 
-    return epsilon_of(merge(events, shares), delta)
+    return epsilon_of(merge(events, noise), delta)
 
 
-def unknown_shares(threshold: int, smallest_sum: int, cohort_size: int, colluding_sites: int) -> int:
-    """Return how many noise shares of a sum the coordinator with k sites does not know, at least.
+def opens_one_sum(threshold: int, cohort_size: int, colluding_sites: int) -> bool:
+    """Whether the threshold t still protects against k sites (:func:`privacy.secagg.threshold.check_threshold`).
 
-    While the threshold t still protects against k sites (:func:`privacy.secagg.threshold.check_threshold`), one sum of
-    at least ``smallest_sum`` sites is opened, and all but k of its shares are unknown. Beyond that a malicious
+    Then one sum of enough sites is opened in a step, and all but k of its shares are unknown. Beyond that a malicious
     coordinator may open what it likes of a step; all it can open is computed from the sites' vectors, and the honest
-    site's own share is in its vector and drawn once. One share remains, whoever colludes.
+    site's own share is in its vector and drawn once. That share remains, whoever colludes.
     """
     try:
         # no colluding site asks no more of a threshold than one does
         check_threshold(cohort_size, threshold, max(colluding_sites, 1))
     except SecAggError:
-        return 1
-    return smallest_sum - colluding_sites
+        return False
+    return True

@@ -35,23 +35,23 @@ class Spend:
     steps: int
 
 
-#: How many noise shares of a sum an adversary does not know.
-UnknownShares = Callable[[NoiseShares], int]
+#: Noise multiplier of what an adversary does not know of the noise in a sum.
+UnknownNoise = Callable[[NoiseShares], float]
 
 
-def against_colluding_sites(event: NoiseShares) -> int:
-    """The fewest: the coordinator and c sites know all others."""
-    return event.honest_survivors
+def against_colluding_sites(event: NoiseShares) -> float:
+    """The least: the coordinator and c sites know all other shares."""
+    return event.noise_multiplier
 
 
-def merge(events: Iterable[DpEvent], unknown_shares: UnknownShares = against_colluding_sites) -> tuple[Spend, ...]:
+def merge(events: Iterable[DpEvent], unknown_noise: UnknownNoise = against_colluding_sites) -> tuple[Spend, ...]:
     """Merge events of equal noise and sample rate; the pair of the newest event comes last.
 
     Composition does not depend on the order. Speed does: a run repeats its own pair, and everything before it stays
     composed in the accountants' caches.
 
     Args:
-        unknown_shares: of an event with noise in shares, those that count; by default those that always do.
+        unknown_noise: of an event with noise in shares, what counts of it; by default what always does.
 
     Raises:
         LedgerError: an event no accountant here can interpret, or events that protect different units.
@@ -62,11 +62,7 @@ def merge(events: Iterable[DpEvent], unknown_shares: UnknownShares = against_col
         _check(event)
         first = first or event
         check_same_unit(first, event)
-        noise_multiplier = (
-            event.noise_multiplier_of(unknown_shares(event))
-            if isinstance(event, NoiseShares)
-            else event.noise_multiplier
-        )
+        noise_multiplier = unknown_noise(event) if isinstance(event, NoiseShares) else event.noise_multiplier
         pair = (noise_multiplier, _sample_rate(event))
         steps[pair] = steps.pop(pair, 0) + event.steps
     return tuple(Spend(noise, rate, count) for (noise, rate), count in steps.items())

@@ -26,10 +26,12 @@ from privacy.secagg.keys import Roster, Signer, Verifier
 from privacy.secagg.phases import CoordinatorPhase, SitePhase, Stage
 from privacy.secagg.ring import Ring
 from privacy.secagg.site import SiteMachine
+from privacy.secagg.surplus import Contribution, SurplusLayer, SurplusNoise
 from privacy.secagg.threshold import check_threshold, default_collusion_bound, default_threshold
 
 __all__ = [
     "Burnt",
+    "Contribution",
     "CoordinatorEffect",
     "CoordinatorMachine",
     "CoordinatorPhase",
@@ -52,6 +54,8 @@ __all__ = [
     "StepDescriptor",
     "StepRecord",
     "Summed",
+    "SurplusLayer",
+    "SurplusNoise",
     "Verifier",
     "check_range",
     "check_threshold",

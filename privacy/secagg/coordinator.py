@@ -47,6 +47,7 @@ from privacy.secagg.phases import (
     stage_after,
 )
 from privacy.secagg.ring import RingVector
+from privacy.secagg.surplus import SurplusNoise
 from privacy.secagg.threshold import check_threshold, survivors_required
 from tacit.errors import (
     BadShare,
@@ -90,13 +91,21 @@ class CoordinatorMachine:
         descriptor: the first step.
         open_uploads_bytes: memory for vectors in flight. When not all sites fit at once, they take turns; one
             always fits.
+        surplus: the layers of noise that sites show when many survive; None where they have none.
 
     Raises:
         CohortTooSmall, EncodingRange: no site would take this step.
         BadSignature: a cohort member has no identity in the roster.
     """
 
-    def __init__(self, roster: Roster, descriptor: StepDescriptor, *, open_uploads_bytes: int = 128 * 2**20) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        descriptor: StepDescriptor,
+        *,
+        open_uploads_bytes: int = 128 * 2**20,
+        surplus: SurplusNoise | None = None,
+    ) -> None:
         check_threshold(len(descriptor.cohort), descriptor.threshold, descriptor.collusion_bound)
         check_range(descriptor.scale, descriptor.value_bound, len(descriptor.cohort), descriptor.ring_bits)
         for name in descriptor.cohort:
@@ -108,6 +117,7 @@ class CoordinatorMachine:
         self._required = survivors_required(descriptor.threshold, descriptor.min_cohort)
         self._slots = max(1, open_uploads_bytes // descriptor.vector_bytes)
         self._roster = roster
+        self._surplus = surplus
         self._phase = CoordinatorPhase.SETUP
         self._sites = {name: _Site(name) for name in descriptor.cohort}
         self._setup = CoordinatorSetup(descriptor, roster)
@@ -366,7 +376,7 @@ class CoordinatorMachine:
     def _announce(self) -> list[CoordinatorEffect]:
         participants = tuple(site.name for site in self._left())
         session = Session.of(self._descriptor, self._setup_hash, participants)
-        self._step = CoordinatorStep(self._descriptor, self._roster, session, self._slots)
+        self._step = CoordinatorStep(self._descriptor, self._roster, session, self._slots, self._surplus)
         self._phase = CoordinatorPhase.UPLOAD
         frames = [Announce(self._ctx, self._descriptor.encode(), participants).encode()]
         if self._step.uploads.all_fit:

@@ -26,6 +26,7 @@ from privacy.secagg.messages import (
 )
 from privacy.secagg.parcels import Session
 from privacy.secagg.ring import RingVector
+from privacy.secagg.surplus import SurplusNoise
 from privacy.secagg.unmasking import (
     CheckedReveal,
     LockedSum,
@@ -36,7 +37,7 @@ from privacy.secagg.unmasking import (
     open_masks,
 )
 from privacy.secagg.uploads import UploadSum, check_offer
-from tacit.errors import BadShare, ConflictingLock
+from tacit.errors import BadShare, ConflictingLock, MalformedMessage
 
 
 class CoordinatorStep:
@@ -47,9 +48,17 @@ class CoordinatorStep:
         roster: identities of the cohort.
         session: who takes part, under which setup.
         slots: how many vectors may be on their way at once.
+        surplus: layers of noise that sites show; None where they have none.
     """
 
-    def __init__(self, descriptor: StepDescriptor, roster: Roster, session: Session, slots: int) -> None:
+    def __init__(
+        self,
+        descriptor: StepDescriptor,
+        roster: Roster,
+        session: Session,
+        slots: int,
+        surplus: SurplusNoise | None = None,
+    ) -> None:
         self.session = session
         self.uploads = UploadSum(descriptor, len(session.participants), slots)
         self.added: set[str] = set()
@@ -57,9 +66,11 @@ class CoordinatorStep:
         self.reveals: dict[str, CheckedReveal] = {}
         self._descriptor = descriptor
         self._roster = roster
+        self._surplus = surplus
         self._offers: dict[str, Offer] = {}
         self._locked: LockedSum | None = None
         self._digest = b""
+        self._surplus_seeds: dict[str, tuple[bytes, ...]] = {}
         #: shares of vanished survivors' seeds: by dealer, by holder
         self._shares: dict[str, dict[str, Mapping[str | None, bytes]]] = {}
 
@@ -125,7 +136,14 @@ class CoordinatorStep:
         """R3: accept a site's own seeds."""
         if message.digest != self._digest:
             raise ConflictingLock(f"{site} revealed for another lock than the step's", peer=site)
-        self.reveals[site] = check_reveal(self._sum(), site, message)
+        seeds = check_reveal(self._sum(), site, message)
+        shown = self._layers_shown()
+        if len(message.surplus_seeds) != shown:
+            raise MalformedMessage(
+                f"{site} showed {len(message.surplus_seeds)} layers of its noise; expected {shown}", peer=site
+            )
+        self.reveals[site] = seeds
+        self._surplus_seeds[site] = message.surplus_seeds
 
     def vanished(self) -> tuple[str, ...]:
         """Survivors whose seeds have to be rebuilt: they have not revealed them (yet)."""
@@ -149,7 +167,8 @@ class CoordinatorStep:
         return all(len(held) >= self._descriptor.threshold for held in self._shares.values())
 
     def open(self) -> RingVector:
-        """Subtract the masks; return the sum of the survivors' vectors, ring elements [d].
+        """Subtract the masks and the noise that was shown to be surplus; return the sum of the survivors' vectors, ring
+        elements [d].
 
         Raises:
             BadShare: a vanished site dealt shares of other seeds than it committed to; names it.
@@ -162,6 +181,10 @@ class CoordinatorStep:
         add_masks(total, plus=plus, minus=minus)
         descriptor = self._descriptor
         check_sum(total, descriptor.scale, descriptor.value_bound, len(locked.survivors), descriptor.ring_bits)
+        if self._surplus is not None:
+            for seeds in self._surplus_seeds.values():
+                for layer, seed in enumerate(seeds):
+                    self._surplus.take_off(total, layer, seed)
         return total
 
     def survivors(self) -> tuple[str, ...]:
@@ -175,6 +198,11 @@ class CoordinatorStep:
             for name, lock in self.locks.items()
             if lock.complaints
         ]
+
+    def _layers_shown(self) -> int:
+        if self._surplus is None:
+            return 0
+        return sum(needed <= len(self._sum().survivors) for needed in self._surplus.survivors)
 
     def _sum(self) -> LockedSum:
         assert self._locked is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from privacy.secagg.wire import Writer
 
-VERSION = 2
+VERSION = 3
 CTX_BYTES = 32
 #: Payload of every chunk of a vector but the last, which holds the rest.
 CHUNK_BYTES = 1 << 20

@@ -34,9 +34,9 @@ from privacy.secagg.messages import (
 )
 from privacy.secagg.parcels import Session
 from privacy.secagg.phases import SiteEvent, SitePhase, site_phase_after
-from privacy.secagg.ring import RingVector
 from privacy.secagg.setup import Setup, make_advert
 from privacy.secagg.site_step import SiteStep
+from privacy.secagg.surplus import Contribution
 from privacy.secagg.threshold import check_threshold, survivors_required
 from tacit.errors import (
     BadSignature,
@@ -175,19 +175,19 @@ class SiteMachine:
             self._phase = SitePhase.FAILED
             raise
 
-    def upload(self, encoded: RingVector) -> list[SiteEffect]:
+    def upload(self, contribution: Contribution) -> list[SiteEffect]:
         """Mask the encoded vector and send it: at once if the coordinator granted room, else its offer first.
 
         Args:
-            encoded: ring elements, shape [d], from :func:`privacy.secagg.encoding.encode`. Not modified, not kept.
+            contribution: its vector is not modified and not kept.
 
         Raises:
             IllegalEvent: not ready, or uploaded before.
             EncodingRange: another type or length than the descriptor's.
         """
         after = site_phase_after(self._phase, SiteEvent.UPLOAD)
-        self._descriptor.ring.check(encoded, self._descriptor.length)
-        upload = self._taken().mask(encoded)
+        self._descriptor.ring.check(contribution.vector, self._descriptor.length)
+        upload = self._taken().mask(contribution)
         self._phase = after
         effects: list[SiteEffect] = [self._keep(Sent.UPLOADED, upload.upload_hash), Send(upload.offer)]
         if after is SitePhase.UPLOADED:

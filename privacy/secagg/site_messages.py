@@ -8,6 +8,7 @@ from typing import ClassVar
 from privacy.secagg.frames import start_frame
 from privacy.secagg.keys import HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES, labelled_hash
 from privacy.secagg.shamir import SHARE_BYTES
+from privacy.secagg.surplus import SEED_BYTES
 from privacy.secagg.wire import Reader, check_ascending
 from tacit.errors import MalformedMessage
 
@@ -147,6 +148,8 @@ class Reveal:
     """b_i."""
     pair_seeds: tuple[tuple[str, bytes], ...]
     """k_ij for each dropped peer j."""
+    surplus_seeds: tuple[bytes, ...]
+    """Layers of my noise that the survivors make superfluous, for ever more of them."""
 
     def encode(self) -> bytes:
         out = start_frame(self.TYPE, self.ctx)
@@ -156,6 +159,9 @@ class Reveal:
         for name, seed in self.pair_seeds:
             out.name(name)
             out.fixed(seed, KEY_BYTES)
+        out.u8(len(self.surplus_seeds))
+        for seed in self.surplus_seeds:
+            out.fixed(seed, SEED_BYTES)
         return out.bytes()
 
     @classmethod
@@ -163,7 +169,8 @@ class Reveal:
         digest, self_seed = data.fixed(HASH_BYTES), data.fixed(KEY_BYTES)
         pair_seeds = tuple((data.name(), data.fixed(KEY_BYTES)) for _ in range(data.count()))
         check_ascending([name for name, _ in pair_seeds])
-        return cls(ctx, digest, self_seed, pair_seeds)
+        surplus_seeds = tuple(data.fixed(SEED_BYTES) for _ in range(data.count()))
+        return cls(ctx, digest, self_seed, pair_seeds, surplus_seeds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ matching :class:`~tacit.errors.ProtocolViolation`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.keys import LOCK_CONTEXT, UPLOAD_CONTEXT, Roster, Signer, StepKey, commit_self, verify
@@ -27,7 +27,7 @@ from privacy.secagg.messages import (
     vector_hasher,
 )
 from privacy.secagg.parcels import Row, Session, deal, open_parcel, redact
-from privacy.secagg.ring import RingVector
+from privacy.secagg.surplus import Contribution, SurplusLayer
 from privacy.secagg.threshold import survivors_required
 from tacit.errors import (
     BadShare,
@@ -46,6 +46,7 @@ class _Secrets:
     self_seed: bytes
     keys: Mapping[str, StepKey]
     pair_seeds: Mapping[str, bytes]
+    surplus: tuple[SurplusLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,10 @@ class SiteStep:
         """The digest of the lock this site signed; empty before."""
         return b"" if self._locked is None else self._locked.digest
 
-    def mask(self, encoded: RingVector) -> Upload:
+    def mask(self, contribution: Contribution) -> Upload:
         """R1: mask a vector of the ring, [d], and leave the peers what opens the masks when this site is gone."""
-        session, secrets = self.session, self._kept()
+        session, secrets = self.session, replace(self._kept(), surplus=contribution.surplus)
+        self._secrets, encoded = secrets, contribution.vector
         # Every site adds a pair's mask or subtracts it by the order of names, so the pair cancels in the sum.
         ring = self._descriptor.ring
         masks = Masks(
@@ -209,7 +211,8 @@ class SiteStep:
             )
 
     def reveal(self, message: RevealRequest) -> bytes:
-        """R3: only behind a quorum on the lock I signed; my own b, and k of the dropped. Return the frame.
+        """R3: only behind a quorum on the lock I signed; my own b, k of the dropped, and what of my noise is surplus
+        over as many survivors as I locked. Return the frame.
 
         The seeds are forgotten; shares of others' are kept until :meth:`forget`.
 
@@ -232,6 +235,7 @@ class SiteStep:
             digest=locked.digest,
             self_seed=secrets.self_seed,
             pair_seeds=tuple((name, secrets.pair_seeds[name]) for name in self._dropped()),
+            surplus_seeds=tuple(layer.seed for layer in secrets.surplus if layer.survivors <= len(locked.names)),
         )
         self._secrets = None
         return reveal.encode()

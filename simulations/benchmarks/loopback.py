@@ -32,6 +32,7 @@ from client.step_journal import FileStepJournal
 from client.wire import tacit_pb2_grpc as rpc
 from privacy.order import Order
 from privacy.secagg import (
+    Contribution,
     Ended,
     SiteMachine,
     default_collusion_bound,
@@ -258,7 +259,7 @@ def _take_steps(
         ready_s = time.monotonic()
         vector = encoded(values, len(order.secagg.cohort))
         begun.append((ready_s, time.monotonic()))
-        return vector
+        return Contribution(vector)
 
     def ended(end: Ended) -> None:
         times.append(SiteTimes(*begun[-1], ended_s=time.monotonic()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from privacy.order import Order
 from privacy.randomness import RandomSource, SeededRandomSource, standard_normal
 from privacy.secagg.encoding import encode
 from privacy.secagg.ring import Ring
+from privacy.secagg.surplus import SEED_BYTES
 from simulations.benchmarks.frozen_head import FrozenHead
 from strategies.orders import OrderBook
 from strategies.secure_fedavg import mean_update
@@ -159,6 +161,9 @@ def _joint_round(
     plan, grid = DpSgdPlan.from_spec(training), ShareGrid.of(order, collusion_bound)
     noise = {site: source(site, order, "noise") for site in secagg.cohort}
     rounding = {site: source(site, order, "rounding") for site in secagg.cohort}
+    # All survive, so all layers of surplus noise are taken off again: only their seeds are drawn.
+    layers = len(grid.layers(training))
+    kept = replace(grid, honest=grid.honest + grid.absent, absent=0) if layers else grid
     steps = JointSteps(vector, order, collusion_bound)
     model.set_vector(vector)
     with _clipped_sums(model, plan) as clipped_sum:
@@ -166,7 +171,9 @@ def _joint_round(
             total = np.zeros(order.vector_length, dtype=Ring(secagg.ring_bits).dtype)
             for site in secagg.cohort:
                 found = clipped_sum(sites[site], poisson_sample(noise[site], len(sites[site]), plan.sample_rate))
-                total += noised_contribution(found, training, grid, noise=noise[site], rounding=rounding[site])
+                made = noised_contribution(found, training, kept, noise=noise[site], rounding=rounding[site])
+                total += made.vector
+                noise[site].bytes(SEED_BYTES * layers)
             steps.take(step, total, len(secagg.cohort))
             model.set_vector(steps.vector)
     return steps.vector

@@ -23,6 +23,7 @@ from certs.names import PeerName
 from privacy.randomness import OsRandomSource
 from privacy.secagg import (
     Burnt,
+    Contribution,
     CoordinatorMachine,
     Fault,
     PhaseChanged,
@@ -180,7 +181,7 @@ class _Loop:
         vector = self._encode()
         for name in self._staying:
             upload = self._sites[name].upload
-            self._from_site(name, self._at_site(name, lambda upload=upload: upload(vector), UPLOAD))
+            self._from_site(name, self._at_site(name, lambda upload=upload: upload(Contribution(vector)), UPLOAD))
             self._drain()
         return self._cost()
 
