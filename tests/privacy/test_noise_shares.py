@@ -10,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.noise_shares import MIN_SHARE_UNITS, NOISE_REACH, ShareGrid, noised_contribution
-from privacy.order import TrainingSpec
-from privacy.randomness import SeededRandomSource
+from privacy.events import PrivacyMode
+from privacy.noise_shares import (
+    MAX_LAYERS,
+    MIN_SHARE_UNITS,
+    NOISE_REACH,
+    Layer,
+    SharedNoiseSurplus,
+    ShareGrid,
+    noised_contribution,
+)
+from privacy.order import Order, TrainingSpec
+from privacy.randomness import SeededRandomSource, SeedStream, standard_normal
 from privacy.secagg.encoding import encode
 from tacit.errors import TrainingError
+from tests.privacy.accounting.test_joint import JOINT_ORDER
 
 TRAINING = TrainingSpec(
     local_steps=3,
@@ -40,7 +50,7 @@ def source(seed: object) -> SeededRandomSource:
 
 def contribution(site: str, clipped_sum: np.ndarray, where: ShareGrid) -> np.ndarray:
     made = noised_contribution(clipped_sum, TRAINING, where, noise=source(site), rounding=source(site + "/rounding"))
-    return made.view(np.int32).astype(np.int64)
+    return made.vector.view(np.int32).astype(np.int64)
 
 
 def accepts(noise_units: np.ndarray, stddev_units: float) -> bool:
@@ -68,6 +78,107 @@ def test_the_share_follows_from_the_sites_that_are_honest_for_certain(honest: in
     where = grid(honest=honest)
     expected = 1.5 * (2.0 + math.sqrt(LENGTH) / 4096) / math.sqrt(honest)
     assert where.share_stddev(TRAINING) == pytest.approx(expected, rel=1e-12)
+
+
+# --- layers
+
+
+@pytest.mark.parametrize(
+    ("summands", "honest", "absent", "expected"),
+    [
+        (4, 2, 0, ()),
+        (4, 2, 1, (4,)),
+        (10, 4, 3, (8, 9, 10)),
+        (10, 2, 4, (8, 9, 10)),
+        (32, 12, 10, (27, 30, 32)),
+        (128, 44, 42, (107, 118, 128)),
+    ],
+)
+def test_there_are_few_layers_and_the_last_is_for_nobody_lost(
+    summands: int, honest: int, absent: int, expected: tuple[int, ...]
+) -> None:
+    where = grid(summands=summands, honest=honest, absent=absent, scale=2.0**16)
+    assert tuple(layer.survivors for layer in where.layers(TRAINING)) == expected
+    assert len(expected) <= MAX_LAYERS
+
+
+@settings(max_examples=200, derandomize=True)
+@given(st.integers(2, 60), st.integers(0, 40), st.integers(1, 20))
+def test_what_is_left_is_enough_for_the_honest_survivors_whoever_is_lost(honest: int, absent: int, c: int) -> None:
+    """Whole numbers of shares, by hand: u survivors, at most c of whom collude, and the noise they have to make up."""
+    fewest = honest + c
+    where = grid(summands=fewest + absent, honest=honest, absent=absent, scale=2.0**20)
+    whole = TRAINING.noise_multiplier * (TRAINING.l2_clip_norm + math.sqrt(LENGTH) / where.scale)
+    layers = where.layers(TRAINING)
+    assert len(layers) == min(absent, MAX_LAYERS)
+    total = where.share_stddev(TRAINING) ** 2
+    for survivors in range(fewest, fewest + absent + 1):
+        left = total - sum(layer.stddev**2 for layer in layers if layer.survivors <= survivors)
+        assert where.kept_stddev(TRAINING, survivors) ** 2 == pytest.approx(left, rel=1e-9)
+        assert left * (survivors - c) >= whole**2 * (1 - 1e-9)
+    # with nobody lost, and with as many as may be, there is nothing to spare
+    assert left * (survivors - c) == pytest.approx(whole**2, rel=1e-9)
+    assert total * honest == pytest.approx(whole**2, rel=1e-9)
+
+
+def test_a_grid_too_coarse_for_layers_has_none() -> None:
+    """Rounded noise adds up to a Gaussian only if each piece is wide enough; a whole share still is."""
+    fine = grid(summands=10, honest=4, absent=3, scale=64.0)
+    units = [layer.stddev * 64.0 for layer in fine.layers(TRAINING)]
+    assert min(units) >= MIN_SHARE_UNITS
+    coarse = grid(summands=10, honest=4, absent=3, scale=4.0, length=100)
+    assert coarse.share_stddev(TRAINING) * 4.0 >= MIN_SHARE_UNITS
+    assert coarse.layers(TRAINING) == ()
+    assert coarse.kept_stddev(TRAINING, 10) == coarse.share_stddev(TRAINING)
+    made = noised_contribution(np.zeros(100), TRAINING, coarse, noise=source("n"), rounding=source("r"))
+    assert made.surplus == ()
+
+
+def order_of(mode: PrivacyMode) -> Order:
+    return JOINT_ORDER.model_copy(
+        update={"mode": mode, "adapter_length": 69_999, "secagg": JOINT_ORDER.secagg.model_copy(update={"steps": 1})}
+    )
+
+
+def test_the_coordinator_takes_off_what_the_site_added_to_the_bit() -> None:
+    """Base and layers drawn again by hand from the same streams; more coordinates than are drawn at once."""
+    order = order_of(PrivacyMode.JOINT)
+    where = ShareGrid.of(order, collusion_bound=2)
+    training = order.training
+    made = noised_contribution(np.zeros(70_000), training, where, noise=source("n"), rounding=source("r"))
+    surplus = SharedNoiseSurplus.of(order, collusion_bound=2)
+    assert surplus is not None
+    assert [layer.survivors for layer in made.surplus] == list(surplus.survivors) == [5]
+    left = made.vector.copy()
+    surplus.take_off(left, 0, made.surplus[0].seed)
+    stream = source("n")
+    rest = where.kept_stddev(training, 5) * where.scale * standard_normal(stream, 70_000)
+    np.testing.assert_array_equal(left.view(np.int32), np.rint(rest).astype(np.int32))
+    assert made.surplus[0].seed == stream.bytes(32)
+    layer = made.vector - left
+    assert accepts(layer.view(np.int32).astype(np.int64), surplus.layers[0].stddev)
+    assert abs(np.corrcoef(layer.view(np.int32), left.view(np.int32))[0, 1]) < 0.03
+    np.testing.assert_array_equal(made.vector, left + layer)
+
+
+def test_a_layer_is_its_seeds_stream_a_block_at_a_time() -> None:
+    surplus = SharedNoiseSurplus((Layer(5, 100.0),))
+    found = np.zeros(70_000, dtype=np.uint32)
+    surplus.take_off(found, 0, bytes(range(32)))
+    stream = SeedStream(bytes(range(32)))
+    drawn = np.concatenate([np.rint(100.0 * standard_normal(stream, count)) for count in (65_536, 4_464)])
+    np.testing.assert_array_equal(found.view(np.int32), -drawn.astype(np.int32))
+    other = np.zeros(70_000, dtype=np.uint32)
+    surplus.take_off(other, 0, bytes(32))
+    assert (found != other).mean() > 0.9
+
+
+@pytest.mark.parametrize(("mode", "shared"), [("joint", True), ("site", True), ("local", False)])
+def test_only_shared_noise_has_a_surplus(mode: str, shared: bool) -> None:
+    assert (SharedNoiseSurplus.of(order_of(PrivacyMode(mode)), collusion_bound=2) is not None) is shared
+
+
+# --- the grid
 
 
 @settings(max_examples=80, derandomize=True)

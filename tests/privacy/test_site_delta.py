@@ -54,7 +54,7 @@ class Always:
 
 def contribution(delta: np.ndarray, where: ShareGrid, label: object, rounding: object = None) -> np.ndarray:
     drawn = source(f"{label}/rounding") if rounding is None else rounding
-    return site_contribution(delta, TRAINING, where, noise=source(label), rounding=drawn)  # type: ignore[arg-type]
+    return site_contribution(delta, TRAINING, where, noise=source(label), rounding=drawn).vector  # type: ignore[arg-type]
 
 
 def naive_contribution(delta: np.ndarray, where: ShareGrid, label: object) -> list[int]:

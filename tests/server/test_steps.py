@@ -25,6 +25,7 @@ from privacy.secagg.encoding import decode, encode
 from privacy.secagg.journal import StepRecord, last_steps
 from privacy.secagg.phases import CoordinatorPhase
 from privacy.secagg.site import SiteMachine
+from privacy.secagg.surplus import Contribution
 from server.seats import Protocol, Seat
 from server.services import GatewayService
 from server.steps import StepRegistry
@@ -96,13 +97,14 @@ def join(
     def update(step: int) -> Any:
         before_upload(step, session)
         secagg = order.secagg
-        return encode(
+        vector = encode(
             values_of(site, order) / step,
             secagg.scale,
             secagg.value_bound,
             OsRandomSource(),
             summands=len(secagg.cohort),
         )
+        return Contribution(vector)
 
     def ended(end: Ended) -> None:
         ends.append(end)
@@ -328,7 +330,7 @@ def test_a_restarted_coordinator_knows_no_session_and_a_site_takes_no_step_twice
         for site in ("beta", "delta", "gamma"):
             pool.submit(join, MemoryAggregation(registry, site), site, order, partners)
         update = np.zeros(order.adapter_length, dtype=np.uint32)
-        take_part(session, machine(), lambda step: update, journal=journal, timeout_s=20.0)
+        take_part(session, machine(), lambda step: Contribution(update), journal=journal, timeout_s=20.0)
     restarted = StepRegistry(partners.roster, collusion_bound=1)
     with pytest.raises(TransportError, match="not open here"):
         MemoryAggregation(restarted, "alpha").open(order.run_id, order.step)

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from privacy.accounting import COLLUDING_SITES, COORDINATOR, adversary_bounds, epsilon, epsilon_against
-from privacy.accounting.collusion import unknown_shares
+from privacy.accounting.collusion import opens_one_sum
 from privacy.events import Adjacency, JointSubsampledGaussian, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from tacit.errors import InputError, LedgerError
 
@@ -22,39 +22,62 @@ LOCAL = SubsampledGaussian(
 )
 
 
-def joint(threshold: int, collusion_bound: int, min_cohort: int = 0) -> JointSubsampledGaussian:
+def joint(threshold: int, collusion_bound: int, min_cohort: int = 0, cohort_size: int = 0) -> JointSubsampledGaussian:
     return JointSubsampledGaussian(
         **LOCAL.model_dump(exclude={"mechanism", "mode"}),
         mode=PrivacyMode.JOINT,
         threshold=threshold,
         collusion_bound=collusion_bound,
         min_cohort=min_cohort,
+        cohort_size=cohort_size,
     )
 
 
-def fewest_shares(threshold: int, min_cohort: int, sites: int, colluding: int) -> int:
-    """By trying: two sets of t sites with nobody honest in both open whatever they like; else t less the colluders."""
+def least_noise(event: JointSubsampledGaussian, sites: int, colluding: int) -> float:
+    """Variance over that of the whole, by trying: every sum that may be opened, every share in it that is unknown.
+
+    Two sets of t sites with nobody honest in both open whatever they like: one share, with the least left of it.
+    """
     members = range(sites)
     bad = set(members[:colluding])
-    quorums = [set(each) for each in itertools.combinations(members, threshold)]
+    c, taken_off = event.collusion_bound, event.cohort_size > 0
+    quorums = [set(each) for each in itertools.combinations(members, event.threshold)]
+    smallest = max(event.threshold, event.min_cohort)
     if any(first & second <= bad for first in quorums for second in quorums):
-        return 1
-    # an honest site in each quorum opens no smaller sum than it was promised
-    sums = [set(each) for each in itertools.combinations(members, max(threshold, min_cohort))]
-    honest = min(len(each - bad) for each in sums)
-    # a sum of one honest site's vector is that vector, and the noise in it is its own
-    return max(honest, 1)
+        return 1 / ((sites if taken_off else smallest) - c)
+    found = []
+    for size in range(smallest, sites + 1):
+        # an honest site in each quorum opens no smaller sum than it was promised, and shows what that size allows
+        share = 1 / ((size if taken_off else smallest) - c)
+        honest = min(len(set(each) - bad) for each in itertools.combinations(members, size))
+        # a sum of one honest site's vector is that vector, and the noise in it is its own
+        found.append(max(honest, 1) * share)
+    return min(found)
 
 
 @pytest.mark.parametrize(("sites", "threshold"), [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (7, 7)])
-def test_the_shares_that_remain_are_those_found_by_trying_every_quorum(sites: int, threshold: int) -> None:
-    for colluding, min_cohort in itertools.product(range(sites), range(sites + 1)):
-        found = unknown_shares(threshold, max(threshold, min_cohort), sites, colluding)
-        assert found == fewest_shares(threshold, min_cohort, sites, colluding), (colluding, min_cohort)
+@pytest.mark.parametrize("taken_off", [False, True])
+def test_the_noise_that_remains_is_that_found_by_trying_every_sum(sites: int, threshold: int, taken_off: bool) -> None:
+    for colluding, min_cohort, c in itertools.product(range(sites), range(sites + 1), range(1, threshold - 1)):
+        event = joint(threshold, c, min_cohort, sites if taken_off else 0)
+        found = (
+            event.noise_multiplier_against(colluding)
+            if opens_one_sum(threshold, sites, colluding)
+            else event.noise_multiplier_alone
+        )
+        expected = event.noise_multiplier * math.sqrt(least_noise(event, sites, colluding))
+        assert found == pytest.approx(expected, rel=1e-12), (colluding, min_cohort, c)
+        assert epsilon_against([event], 1e-5, cohort_size=sites, colluding_sites=colluding) == epsilon(
+            [LOCAL.model_copy(update={"noise_multiplier": found})], 1e-5
+        )
 
 
 def test_ten_sites() -> None:
-    assert [unknown_shares(7, 7, 10, colluding) for colluding in range(10)] == [7, 6, 5, 4, 1, 1, 1, 1, 1, 1]
+    assert [opens_one_sum(7, 10, colluding) for colluding in range(10)] == [True] * 4 + [False] * 6
+    left = [joint(7, 3).noise_multiplier_against(colluding) ** 2 / 1.2**2 for colluding in range(8)]
+    assert left == pytest.approx([7 / 4, 6 / 4, 5 / 4, 1, 3 / 4, 2 / 4, 1 / 4, 0])
+    left = [joint(7, 3, cohort_size=10).noise_multiplier_against(colluding) ** 2 / 1.2**2 for colluding in range(8)]
+    assert left == pytest.approx([10 / 7, 9 / 7, 8 / 7, 1, 3 / 4, 2 / 4, 1 / 4, 0])
 
 
 def test_up_to_the_agreed_number_it_is_what_is_claimed() -> None:
@@ -72,7 +95,7 @@ def test_a_larger_least_cohort_leaves_more_honest_shares() -> None:
     assert epsilon([event], 1e-5) == epsilon([LOCAL], 1e-5)
     bounds = adversary_bounds([event], 1e-5, collusion_bound=3, noise_secret=True)
     assert bounds[COORDINATOR].epsilon == epsilon(
-        [LOCAL.model_copy(update={"noise_multiplier": event.noise_multiplier_of(10)})], 1e-5
+        [LOCAL.model_copy(update={"noise_multiplier": 1.2 * math.sqrt(10 / 7)})], 1e-5
     )
     assert "10, less c" in bounds[COLLUDING_SITES].assumptions
 

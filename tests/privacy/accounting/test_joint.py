@@ -84,6 +84,16 @@ def test_each_adversary_is_left_with_the_shares_it_does_not_know(adversary, shar
     assert "secure aggregation" in bound.assumptions or adversary == PUBLIC
 
 
+@pytest.mark.parametrize(("adversary", "colluding"), [(COORDINATOR, 0), (COLLUDING_SITES, 3), (SITE, 1), (PUBLIC, 0)])
+def test_surplus_that_is_taken_off_is_nobodys_to_count_on(adversary, colluding):
+    """Ten sites, none lost: each share is left with 1 / 7 of the variance, so without colluders 10 / 7 of it are there,
+    not the 7 / 4 that a sum over seven sites has."""
+    bound = adversary_bounds([joint(cohort_size=10)], DELTA, collusion_bound=3, noise_secret=True)[adversary]
+    expected = epsilon([central(1.1 * math.sqrt((10 - colluding) / 7))], DELTA)
+    assert bound.epsilon == pytest.approx(expected, rel=1e-9)
+    assert epsilon([joint(cohort_size=10)], DELTA) == epsilon([joint()], DELTA)
+
+
 def test_what_is_charged_is_the_worst_of_them():
     bounds = adversary_bounds([joint()], DELTA, collusion_bound=3, noise_secret=True)
     assert epsilon([joint()], DELTA) == max(bound.epsilon for bound in bounds.values())
@@ -124,10 +134,20 @@ def test_what_is_composed_is_what_the_sites_add(min_cohort):
     event = order.event(collusion_bound=2)
     assert event.grid is not None
     share_units = engine.share_stddev(order.training) * order.secagg.scale
-    for unknown in (event.honest_survivors, event.smallest_sum - 1, event.smallest_sum):
-        held = share_units * math.sqrt(unknown) / event.grid.l2_sensitivity
-        assert event.noise_multiplier_of(unknown) == pytest.approx(held, rel=1e-12)
-    assert event.noise_multiplier_of(event.honest_survivors) == order.training.noise_multiplier
+    whole = event.grid.l2_sensitivity * order.training.noise_multiplier
+    assert share_units * math.sqrt(event.honest_survivors) == pytest.approx(whole, rel=1e-12)
+    cohort = len(secagg.cohort)
+    for colluding in range(4):
+        # over every number of survivors there may be, what the engine leaves of the shares nobody tells
+        held = min(
+            engine.kept_stddev(order.training, survivors) * math.sqrt(survivors - colluding)
+            for survivors in range(event.smallest_sum, cohort + 1)
+        )
+        found = event.noise_multiplier_against(colluding)
+        assert found == pytest.approx(held * secagg.scale / event.grid.l2_sensitivity, rel=1e-12)
+    assert event.noise_multiplier_against(2) == pytest.approx(order.training.noise_multiplier, rel=1e-12)
+    alone = engine.kept_stddev(order.training, cohort) * secagg.scale / event.grid.l2_sensitivity
+    assert event.noise_multiplier_alone == pytest.approx(alone, rel=1e-12)
 
 
 @pytest.mark.parametrize("dimension", [1, 30, 1000])
@@ -199,7 +219,7 @@ def test_an_event_from_before_there_was_a_least_cohort_keeps_its_bytes():
     """In a ledger its hash is in the tree; and its shares were made for the threshold alone."""
     old = joint()
     data = old.model_dump(mode="json")
-    assert "min_cohort" not in data
+    assert not {"min_cohort", "cohort_size"} & set(data)
     assert JointSubsampledGaussian.model_validate(data) == old
     assert old.smallest_sum == old.threshold
     newer = JointSubsampledGaussian.model_validate({**data, "min_cohort": old.threshold + 1})
@@ -216,6 +236,8 @@ def test_an_order_says_what_it_spends():
     assert (event.threshold, event.collusion_bound, event.steps) == (JOINT_ORDER.secagg.threshold, 2, 10)
     assert event.grid == IntegerGrid(l2_clip_norm=1.0, scale=JOINT_ORDER.secagg.scale, dimension=101)
     assert event.min_cohort == JOINT_ORDER.secagg.min_cohort
+    assert event.cohort_size == len(JOINT_ORDER.secagg.cohort)
+    assert event.model_dump(mode="json")["cohort_size"] == 5
     with pytest.raises(InputError, match="collusion bound"):
         JOINT_ORDER.event()
     with pytest.raises(InputError, match="at least 2"):

@@ -38,6 +38,7 @@ from privacy.secagg import (
 )
 from privacy.secagg.messages import Message, decode
 from privacy.secagg.phases import GONE_STAGES
+from privacy.secagg.surplus import Contribution, SurplusLayer, SurplusNoise
 from tacit.errors import IllegalEvent, ProtocolViolation
 
 NAMES = ("alpha", "beta", "delta", "epsilon", "gamma", "iota", "kappa", "theta", "zeta")
@@ -100,12 +101,22 @@ class Step:
     ``tamper_up(site, frame) -> frame or None`` sees each frame on its way to the coordinator.
     """
 
-    def __init__(self, n: int = 4, *, seed: int = 0, auto_upload: bool = True, open_uploads_bytes=None, **changes):
+    def __init__(
+        self,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        auto_upload: bool = True,
+        open_uploads_bytes: int | None = None,
+        surplus: SurplusNoise | None = None,
+        **changes: Any,
+    ):
         self.descriptor = describe(n, **changes)
         self.names = self.descriptor.cohort
         self.identities = {name: identity(name) for name in self.names}
         self.roster = {name: one.public for name, one in self.identities.items()}
-        limits = {} if open_uploads_bytes is None else {"open_uploads_bytes": open_uploads_bytes}
+        limits: dict[str, Any] = {} if open_uploads_bytes is None else {"open_uploads_bytes": open_uploads_bytes}
+        limits["surplus"] = surplus
         self.coordinator = CoordinatorMachine(self.roster, self.descriptor, **limits)
         self.sites = {
             name: SiteMachine(name, one, self.roster, self.descriptor, SeededRandomSource(seed, f"{name}/{n}").bytes)
@@ -113,6 +124,8 @@ class Step:
         }
         self._rng = np.random.default_rng(seed)
         self.vectors = self._draw()
+        #: layers of noise in the sites' vectors
+        self.surplus: dict[str, tuple[SurplusLayer, ...]] = {}
         self.up: dict[str, deque[bytes]] = {name: deque() for name in self.names}
         self.down: dict[str, deque[bytes]] = {name: deque() for name in self.names}
         self.auto_upload = auto_upload
@@ -290,10 +303,11 @@ class Step:
             elif isinstance(effect, Send):
                 self.up[name].append(effect.frame)
             elif isinstance(effect, Ready) and self.auto_upload:
-                self._site_effects(name, self.sites[name].upload(self.vectors[name]))
+                self.upload(name)
 
     def upload(self, name: str) -> None:
-        self._site_effects(name, self.sites[name].upload(self.vectors[name]))
+        made = Contribution(self.vectors[name], self.surplus.get(name, ()))
+        self._site_effects(name, self.sites[name].upload(made))
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ from privacy.secagg.messages import (
 )
 from privacy.secagg.parcels import Session
 from privacy.secagg.shamir import SHARE_BYTES
+from privacy.secagg.surplus import Contribution
 from tacit.errors import IllegalEvent, ProtocolViolation, RepeatedStep
 from tests.privacy.secagg.conftest import describe, freeze, identity
 
@@ -182,7 +183,7 @@ class Sites:
         self._symbols[secrets.self_seed] = ("b", name, session)
         for peer, seed in secrets.pair_seeds.items():
             self._symbols[seed] = ("k", frozenset((name, peer)), session)
-        effects = machine.upload(np.ones(1, dtype=np.uint32))
+        effects = machine.upload(Contribution(np.ones(1, dtype=np.uint32)))
         return effects + machine.receive(Grant(self.descriptor.ctx()).encode())
 
     def _remember(self, name: str, life: Life, machine: SiteMachine, effects: list[Any], setup: Setup | None) -> Life:

@@ -26,6 +26,7 @@ from privacy.secagg import (
 )
 from privacy.secagg.messages import REASON_MAX_BYTES, Announce, Reveal, Shares, decode
 from privacy.secagg.phases import FINAL_PHASES, GONE_STAGES, CoordinatorPhase
+from privacy.secagg.surplus import Contribution
 from tacit.errors import IllegalEvent, RepeatedStep
 from tests.privacy.secagg.conftest import Step, freeze
 
@@ -265,7 +266,7 @@ def call_out_of_order(epoch, name, number):
     before = freeze(one), freeze(coordinator)
     calls = [
         lambda: one.start(),
-        lambda: one.upload(epoch.vectors[name]),
+        lambda: one.upload(Contribution(epoch.vectors[name])),
         lambda: one.expect(one.descriptor),
         lambda: coordinator.begin(epoch.descriptor),
         lambda: coordinator.receive("mallory", b""),

@@ -16,6 +16,7 @@ from privacy.secagg.messages import (
     decode,
     lock_digest,
 )
+from privacy.secagg.surplus import Contribution
 from tacit.errors import (
     BadSignature,
     CohortTooSmall,
@@ -61,7 +62,7 @@ def test_survivors_that_took_no_part(paused, replace, refuses):
     step, announce = paused(Announce)
     site = step.sites["alpha"]
     site.receive(replace(announce, participants=announce.participants[:3]).encode())
-    site.upload(step.vectors["alpha"])
+    site.upload(Contribution(step.vectors["alpha"]))
     site.receive(step.down["alpha"][1])
     survivors = tuple((name, site._step.upload_hash) for name in step.names)
     request = LockRequest(announce.ctx, survivors, ())

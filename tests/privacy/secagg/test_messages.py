@@ -50,23 +50,23 @@ def h(byte: str, size: int = 32) -> str:
 GOLDEN = {
     "key advert": (
         KeyAdvert(CTX, "alpha", b"\x11" * 32, b"\x22" * 1184, b"\x33" * 64),
-        "0201" + h("cc") + ALPHA + h("11") + h("22", 1184) + h("33", 64),
+        "0301" + h("cc") + ALPHA + h("11") + h("22", 1184) + h("33", 64),
     ),
     "encapsulation": (
         Encapsulation(CTX, b"\x11" * 32, "alpha", "beta", b"\x22" * 1088, b"\x33" * 64),
-        "0206" + h("cc") + h("11") + ALPHA + BETA + h("22", 1088) + h("33", 64),
+        "0306" + h("cc") + h("11") + ALPHA + BETA + h("22", 1088) + h("33", 64),
     ),
     "encapsulated": (
         Encapsulated(CTX, (b"one", b"")),
-        "0208" + h("cc") + "02" + "00000003" + "6f6e65" + "00000000",
+        "0308" + h("cc") + "02" + "00000003" + "6f6e65" + "00000000",
     ),
     "keys": (
         Keys(CTX, b"{}", (b"one", b"two")),
-        "0210" + h("cc") + "00000002" + "7b7d" + "02" + "00000003" + "6f6e65" + "00000003" + "74776f",
+        "0310" + h("cc") + "00000002" + "7b7d" + "02" + "00000003" + "6f6e65" + "00000003" + "74776f",
     ),
     "established": (
         Established(CTX, ("alpha", "beta"), (b"one",)),
-        "0214" + h("cc") + "02" + ALPHA + BETA + "01" + "00000003" + "6f6e65",
+        "0314" + h("cc") + "02" + ALPHA + BETA + "01" + "00000003" + "6f6e65",
     ),
     "offer": (
         Offer(
@@ -79,43 +79,43 @@ GOLDEN = {
             (OfferedParcel("beta", b"\x44" * 32, b"\x55" * 32, b"box"),),
             b"\x66" * 64,
         ),
-        "0202" + h("cc") + h("11") + ALPHA + "00013880" + h("22") + h("33")
+        "0302" + h("cc") + h("11") + ALPHA + "00013880" + h("22") + h("33")
         + "01" + BETA + h("44") + h("55") + "00000003" + "626f78" + h("66", 64),
     ),
-    "chunk": (Chunk(CTX, 2, b"\1\2\3\4"), "0203" + h("cc") + "00000002" + "00000004" + "01020304"),
+    "chunk": (Chunk(CTX, 2, b"\1\2\3\4"), "0303" + h("cc") + "00000002" + "00000004" + "01020304"),
     "lock": (
         Lock(CTX, b"\x11" * 32, ("beta",), b"\x22" * 64),
-        "0204" + h("cc") + h("11") + "01" + BETA + h("22", 64),
+        "0304" + h("cc") + h("11") + "01" + BETA + h("22", 64),
     ),
     "reveal": (
-        Reveal(CTX, b"\x11" * 32, b"\x22" * 32, (("beta", b"\x33" * 32),)),
-        "0205" + h("cc") + h("11") + h("22") + "01" + BETA + h("33"),
+        Reveal(CTX, b"\x11" * 32, b"\x22" * 32, (("beta", b"\x33" * 32),), (b"\x44" * 32, b"\x55" * 32)),
+        "0305" + h("cc") + h("11") + h("22") + "01" + BETA + h("33") + "02" + h("44") + h("55"),
     ),
     "shares": (
         Shares(CTX, b"\x11" * 32, (RevealedRow("alpha", (b"\x44" * 33, b"\x55" * 32)),)),
-        "0207" + h("cc") + h("11") + "01" + ALPHA + "02" + "01" + h("44", 33) + "00" + h("55"),
+        "0307" + h("cc") + h("11") + "01" + ALPHA + "02" + "01" + h("44", 33) + "00" + h("55"),
     ),
     "announce": (
         Announce(CTX, b"{}", ("alpha", "beta")),
-        "0215" + h("cc") + "00000002" + "7b7d" + "02" + ALPHA + BETA,
+        "0315" + h("cc") + "00000002" + "7b7d" + "02" + ALPHA + BETA,
     ),
-    "grant": (Grant(CTX), "0211" + h("cc")),
+    "grant": (Grant(CTX), "0311" + h("cc")),
     "lock request": (
         LockRequest(
             CTX,
             (("alpha", b"\x11" * 32), ("beta", b"\x22" * 32)),
             (DeliveredParcel("beta", b"\x33" * 32, b"box"),),
         ),
-        "0212" + h("cc") + "02" + ALPHA + h("11") + BETA + h("22") + "01" + BETA + h("33") + "00000003" + "626f78",
+        "0312" + h("cc") + "02" + ALPHA + h("11") + BETA + h("22") + "01" + BETA + h("33") + "00000003" + "626f78",
     ),
     "reveal request": (
         RevealRequest(CTX, b"\x11" * 32, (("alpha", b"\x22" * 64),)),
-        "0213" + h("cc") + h("11") + "01" + ALPHA + h("22", 64),
+        "0313" + h("cc") + h("11") + "01" + ALPHA + h("22", 64),
     ),
-    "shares request": (SharesRequest(CTX, b"\x11" * 32, ("beta",)), "0216" + h("cc") + h("11") + "01" + BETA),
-    "outcome": (Outcome(CTX, ("alpha", "beta"), ""), "0217" + h("cc") + "02" + ALPHA + BETA + "00000000"),
-    "outcome of a burnt step": (Outcome(CTX, (), "why"), "0217" + h("cc") + "00" + "00000003" + "776879"),
-    "total chunk": (TotalChunk(CTX, 2, b"\1\2\3\4"), "0218" + h("cc") + "00000002" + "00000004" + "01020304"),
+    "shares request": (SharesRequest(CTX, b"\x11" * 32, ("beta",)), "0316" + h("cc") + h("11") + "01" + BETA),
+    "outcome": (Outcome(CTX, ("alpha", "beta"), ""), "0317" + h("cc") + "02" + ALPHA + BETA + "00000000"),
+    "outcome of a burnt step": (Outcome(CTX, (), "why"), "0317" + h("cc") + "00" + "00000003" + "776879"),
+    "total chunk": (TotalChunk(CTX, 2, b"\1\2\3\4"), "0318" + h("cc") + "00000002" + "00000004" + "01020304"),
 }  # fmt: skip
 
 
@@ -212,7 +212,7 @@ any_message = st.one_of(
     ),
     st.builds(Chunk, hashes, number, boxes),
     st.builds(Lock, hashes, hashes, sorted_names, signatures),
-    st.builds(Reveal, hashes, hashes, hashes, keyed(hashes)),
+    st.builds(Reveal, hashes, hashes, hashes, keyed(hashes), st.lists(hashes, max_size=5).map(tuple)),
     st.builds(Shares, hashes, hashes, keyed(entries).map(lambda rows: tuple(RevealedRow(*row) for row in rows))),
     st.builds(Announce, hashes, boxes, sorted_names),
     st.builds(Grant, hashes),
@@ -236,7 +236,7 @@ def test_every_message_survives_a_round_trip(message):
 
 
 def reframe(kind, *parts):
-    return bytes([2, kind]) + CTX + b"".join(bytes.fromhex(part) for part in parts)
+    return bytes([3, kind]) + CTX + b"".join(bytes.fromhex(part) for part in parts)
 
 
 OFFERED_BETA = BETA + h("44") + h("55") + "00000000"
@@ -246,8 +246,8 @@ OFFERED_BETA = BETA + h("44") + h("55") + "00000000"
     ("frame", "words"),
     [
         (b"\1\1" + CTX, "protocol version 1"),
-        (b"\3\1" + CTX, "protocol version 3"),
-        (b"\2\x77" + CTX, "unknown type 119"),
+        (b"\2\1" + CTX, "protocol version 2"),
+        (b"\3\x77" + CTX, "unknown type 119"),
         (reframe(4, h("11"), "02", BETA, ALPHA, h("22", 64)), "not sorted"),
         (reframe(4, h("11"), "02", BETA, BETA, h("22", 64)), "repeated"),
         (reframe(18, "02", ALPHA, h("11"), ALPHA, h("22"), "00"), "repeated"),
@@ -267,6 +267,7 @@ OFFERED_BETA = BETA + h("44") + h("55") + "00000000"
         (reframe(23, "00", "00000002", "c328"), "not UTF-8"),
         (reframe(5, h("11"), h("22"), "02", BETA, h("33"), ALPHA, h("33")), "not sorted"),
         (reframe(5, h("11"), h("22"), "02", BETA, h("33"), BETA, h("33")), "repeated"),
+        (reframe(5, h("11"), h("22"), "00", "81"), "at most 128"),
         (reframe(7, h("11"), "02", BETA, "00", ALPHA, "00"), "not sorted"),
         (reframe(7, h("11"), "02", BETA, "00", BETA, "00"), "repeated"),
         (reframe(7, h("11"), "01", BETA, "01", "02", h("33")), "tagged 2"),
@@ -280,7 +281,7 @@ OFFERED_BETA = BETA + h("44") + h("55") + "00000000"
         (reframe(4, h("11"), "01", "022d61", h("22", 64)), "not a site name"),
         (reframe(4, h("11"), "01", "0261c3", h("22", 64)), "not a site name"),
         (reframe(3, "00000000", "ffffffff", "00"), "a field needs"),
-        (b"\2\3" + CTX + bytes(MAX_FRAME_BYTES), "at most 1048640"),
+        (b"\3\3" + CTX + bytes(MAX_FRAME_BYTES), "at most 1048640"),
     ],
 )
 def test_what_is_wrong_is_said(frame, words):

@@ -21,6 +21,7 @@ from privacy.secagg import (
 )
 from privacy.secagg.keystream import keystream
 from privacy.secagg.messages import Announce, LockRequest, Outcome, RevealRequest, decode
+from privacy.secagg.surplus import Contribution
 from tacit.errors import BadSignature, CohortTooSmall, EncodingRange, IllegalEvent, TacitError
 
 
@@ -91,7 +92,7 @@ def test_a_site_gets_ready_then_the_end(make_step):
 def test_what_is_sent_is_written_down_first(make_step):
     """Upload, lock and reveal: a crash after the frame never finds the record missing."""
     step = make_step(3, auto_upload=False).start().run()
-    effects = [step.sites["alpha"].upload(step.vectors["alpha"])]
+    effects = [step.sites["alpha"].upload(Contribution(step.vectors["alpha"]))]
     step._site_effects("alpha", effects[0])
     for name in step.names[1:]:
         step.upload(name)
@@ -270,24 +271,24 @@ def test_calls_out_of_order_change_nothing(make_step):
     step = make_step(3, auto_upload=False)
     site, vector = step.sites["alpha"], step.vectors["alpha"]
     with pytest.raises(IllegalEvent):
-        site.upload(vector)
+        site.upload(Contribution(vector))
     step.start()
     with pytest.raises(IllegalEvent):
         site.start()
     with pytest.raises(IllegalEvent):
-        site.upload(vector)
+        site.upload(Contribution(vector))
     step.run()
     for bad in (vector[:-1], vector.astype(np.int64), vector.reshape(1, -1), np.append(vector, vector)):
         with pytest.raises(EncodingRange, match="uint32"):
-            site.upload(bad)
+            site.upload(Contribution(bad))
     assert site.phase is SitePhase.GRANTED
     for name in step.names:
         step.upload(name)
     with pytest.raises(IllegalEvent):
-        site.upload(vector)
+        site.upload(Contribution(vector))
     step.run().assert_exact(survivors=step.names)
     with pytest.raises(IllegalEvent):
-        site.upload(vector)
+        site.upload(Contribution(vector))
 
 
 def test_a_coordinator_does_not_begin_a_step_no_site_would_take(make_step, make_descriptor):

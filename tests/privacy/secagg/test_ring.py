@@ -9,6 +9,7 @@ from privacy.randomness import SeededRandomSource
 from privacy.secagg import Ring, SiteMachine, Stage, check_range, decode, encode
 from privacy.secagg.messages import Announce, Chunk
 from privacy.secagg.messages import decode as read
+from privacy.secagg.surplus import Contribution
 from tacit.errors import DescriptorMismatch, EncodingRange
 
 #: bits, and a scale whose grid holds 9 sites' values to 16
@@ -113,7 +114,7 @@ def test_a_vector_of_another_ring_is_not_uploaded(make_step, bits):
     step = make_step(3, ring_bits=bits, scale=SCALES[bits], auto_upload=False).start().run()
     for other in {16, 32, 64} - {bits}:
         with pytest.raises(EncodingRange, match=f"got uint{other}"):
-            step.sites["alpha"].upload(np.zeros(5, Ring(other).dtype))
+            step.sites["alpha"].upload(Contribution(np.zeros(5, Ring(other).dtype)))
 
 
 def test_a_smaller_ring_halves_what_is_sent(make_step):
