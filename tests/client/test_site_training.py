@@ -67,7 +67,7 @@ def test_a_model_that_diverges_contributes_zero_as_if_it_had_learnt_nothing(mode
     quiet = site_order(model, learning_rate=1e-300)
     # the same stream, drawn for one sample instead of three: the share itself differs, its size does not
     other = site_update(model, data, start, quiet, 1, noise=source("noise"), rounding=source("rounding"))
-    sizes = [np.linalg.norm(each.view(np.int32).astype(float)) for each in (found, other)]
+    sizes = [np.linalg.norm(each.vector.view(np.int32).astype(float)) for each in (found, other)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.2)
     share = (1.0 + np.sqrt(start.size) / 2.0**20) / np.sqrt(2) * 2.0**20
     assert sizes[0] == pytest.approx(share * np.sqrt(start.size), rel=0.1)

@@ -128,7 +128,8 @@ def test_a_run_that_protects_sites_is_explained_for_sites_alone() -> None:
     # one Gaussian a round; four honest shares of the seven in a sum
     assert own.epsilon_charged == spent(1.1, 4, sample_rate=1.0)
     by_name = {each.adversary: each.epsilon for each in own.adversaries}
-    assert by_name["coordinator"] == pytest.approx(spent(1.1 * math.sqrt(7 / 4), 4, sample_rate=1.0), rel=1e-9)
+    # with nobody lost the shares of ten sites are left with a seventh each
+    assert by_name["coordinator"] == pytest.approx(spent(1.1 * math.sqrt(10 / 7), 4, sample_rate=1.0), rel=1e-9)
     assert {each.mode for each in facts.impossible} == set(OF_RECORDS)
     assert all("goes with unit 'record'" in each.reason for each in facts.impossible)
 
@@ -145,7 +146,7 @@ def test_a_mode_is_told_alike_whether_the_run_is_in_it_or_only_could_be(mode: Pr
 
 
 def test_each_adversary_in_each_mode() -> None:
-    """Ten sites, threshold 7, c = 3: four honest shares, six against one site, seven against nobody inside."""
+    """Ten sites, threshold 7, c = 3: the whole noise in four shares of seven sites' sum, or in seven of all ten's."""
     facts = explain(spec_of(), agreement_of())
     assert (facts.agreement.sites, facts.agreement.smallest_sum, facts.agreement.collusion_bound) == (10, 7, 3)
     told = {
@@ -153,10 +154,10 @@ def test_each_adversary_in_each_mode() -> None:
     }
     assert told[PrivacyMode.LOCAL] == dict.fromkeys((COORDINATOR, COLLUDING_SITES, SITE, PUBLIC), spent(1.1, 12))
     assert told[PrivacyMode.JOINT] == {
-        COORDINATOR: spent(1.1 * math.sqrt(7 / 4), 12),
+        COORDINATOR: spent(1.1 * math.sqrt(10 / 7), 12),
         COLLUDING_SITES: spent(1.1, 12),
-        SITE: spent(1.1 * math.sqrt(6 / 4), 12),
-        PUBLIC: spent(1.1 * math.sqrt(7 / 4), 12),
+        SITE: spent(1.1 * math.sqrt(9 / 7), 12),
+        PUBLIC: spent(1.1 * math.sqrt(10 / 7), 12),
     }
 
 
@@ -172,7 +173,7 @@ def test_beyond_the_agreed_number_joint_is_left_with_one_share_and_claims_nothin
     facts = explain(spec_of(), agreement_of())
     local, joint = (explained(facts, mode) for mode in (PrivacyMode.LOCAL, PrivacyMode.JOINT))
     assert [each.colluding_sites for each in joint.beyond_collusion_bound] == [4, 5, 6, 7, 8, 9]
-    assert {each.epsilon for each in joint.beyond_collusion_bound} == {spent(1.1 / math.sqrt(4), 12)}
+    assert {each.epsilon for each in joint.beyond_collusion_bound} == {spent(1.1 / math.sqrt(7), 12)}
     assert not any(each.claimed for each in joint.beyond_collusion_bound)
     assert {(each.epsilon, each.claimed) for each in local.beyond_collusion_bound} == {(spent(1.1, 12), True)}
 
@@ -180,10 +181,11 @@ def test_beyond_the_agreed_number_joint_is_left_with_one_share_and_claims_nothin
 def test_an_agreement_more_modest_than_its_threshold_degrades_by_degrees() -> None:
     """c = 1 with a threshold of 7 of 10: the protocol itself stands against three."""
     joint = explained(explain(spec_of(), agreement_of(collusion_bound=1)), PrivacyMode.JOINT)
-    shares = {2: 5, 3: 4, 4: 1, 9: 1}
+    # of seven sites' sum two or three tell their shares; or one share is left, of ten
+    shares = {2: 5 / 6, 3: 4 / 6, 4: 1 / 9, 9: 1 / 9}
     told = {each.colluding_sites: each.epsilon for each in joint.beyond_collusion_bound}
     for colluding, left in shares.items():
-        assert told[colluding] == spent(1.1 * math.sqrt(left / 6), 12)
+        assert told[colluding] == pytest.approx(spent(1.1 * math.sqrt(left), 12), rel=1e-9)
 
 
 def test_no_finite_bound_is_none() -> None:
@@ -230,7 +232,7 @@ def test_growth_ends_at_what_the_run_costs(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("mode", ["local", "joint"])
 def test_the_noise_for_the_same_epsilon(mode: str) -> None:
-    """The shares are those that sites draw: a grid's share, and for ten sites a mean with half of local's noise."""
+    """The shares are what sites draw, and what is left of them: for ten sites a mean with 0.38 of local's noise."""
     facts = explain(spec_of(mode), agreement_of())
     noises = {each.mode: each.same_epsilon for each in facts.modes}
     local, joint = noises[PrivacyMode.LOCAL], noises[PrivacyMode.JOINT]
@@ -239,10 +241,10 @@ def test_the_noise_for_the_same_epsilon(mode: str) -> None:
     assert local.noise_multiplier == joint.noise_multiplier == 1.1
     assert local.epsilon == joint.epsilon == spent(1.1, 12)
     assert (local.stddev_one_site, local.stddev_sum) == pytest.approx((1.1, 1.1 * math.sqrt(10)))
-    # docs/privacy.md, section 2a: 1.58 sigma C in the sum instead of 3.16 sigma C
-    assert joint.stddev_sum / 1.1 == pytest.approx(1.58, abs=0.005)
+    # docs/privacy.md, section 2a: 1.20 sigma C in the sum instead of 3.16 sigma C
+    assert joint.stddev_sum / 1.1 == pytest.approx(1.20, abs=0.005)
     assert joint.stddev_mean == pytest.approx(joint.stddev_sum / 10)
-    assert joint.stddev_mean / local.stddev_mean == pytest.approx(1 / math.sqrt(4))
+    assert joint.stddev_mean / local.stddev_mean == pytest.approx(1 / math.sqrt(7))
     asked, agreement = spec_of("joint"), agreement_of()
     secagg = secagg_of(asked, agreement)
     grid = ShareGrid(
@@ -252,7 +254,10 @@ def test_the_noise_for_the_same_epsilon(mode: str) -> None:
         summands=10,
         honest=secagg.threshold - 3,
         length=100_000,
+        absent=3,
     )
+    kept = grid.kept_stddev(training_of(asked, agreement), 10)
+    assert math.sqrt(10) * kept / 0.5 == pytest.approx(joint.stddev_sum, rel=1e-3)
     assert grid.share_stddev(training_of(asked, agreement)) / 0.5 == pytest.approx(joint.stddev_one_site, rel=1e-3)
 
 

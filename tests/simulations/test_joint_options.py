@@ -105,7 +105,8 @@ def centrally_trained(plan: ConsortiumPlan, run: dict[str, Any], length: int) ->
     sigma_delta = (sigma**-2 - (2 * sigma_b) ** -2) ** -0.5
     # rounding d + 1 coordinates widens all noise by this
     wider = (first_clip + math.sqrt(length + 1) / secagg["scale"]) / first_clip
-    honest = max(secagg["threshold"], secagg["min_cohort"]) - 1
+    # nobody is lost: of each share is left what n - 1 honest sites have to add, and a seed for each layer was drawn
+    fewest, honest = max(secagg["threshold"], secagg["min_cohort"]), len(plan.sites) - 1
     batch = recipe.sample_rate * recipe.public_dataset_size * len(plan.sites)
     total_steps = recipe.rounds * recipe.local_steps
     weights = model.initial_vector()
@@ -126,6 +127,7 @@ def centrally_trained(plan: ConsortiumPlan, run: dict[str, Any], length: int) ->
                     total += gradient
                     count += fits - 0.5
                 noise = standard_normal(source, length + 1) * wider / math.sqrt(honest)
+                source.bytes(32 * (len(plan.sites) - fewest))
                 total += sigma_delta * clip * noise[:-1]
                 count += sigma_b * noise[-1]
             gradients.append(total / batch)

@@ -188,9 +188,10 @@ def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) 
         with path.open(newline="", encoding="utf-8") as stream:
             keys = [row.get("who", str(number)) for number, row in enumerate(csv.DictReader(stream))]
         owned[site] = [[row for row, key in enumerate(keys) if key == user] for user in dict.fromkeys(keys)]
-    honest = max(secagg["threshold"], secagg["min_cohort"]) - 1
+    # nobody is lost: of each share is left what n - 1 honest sites have to add, and a seed for each layer was drawn
+    fewest = max(secagg["threshold"], secagg["min_cohort"])
     sensitivity = recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]
-    share = recipe.noise_multiplier * sensitivity / np.sqrt(honest)
+    share = recipe.noise_multiplier * sensitivity / np.sqrt(len(plan.sites) - 1)
     weights = model.initial_vector().astype(np.float64)
     for round_number in range(1, recipe.rounds + 1):
         velocity = np.zeros(length)
@@ -220,6 +221,7 @@ def centrally_trained(plan: ConsortiumPlan, facts: dict[str, Any], length: int) 
                         gradient += flat.astype(np.float64) / len(own)
                     total += gradient * min(1.0, recipe.l2_clip_norm / max(np.linalg.norm(gradient), 1e-30))
                 total += share * standard_normal(source, length)
+                source.bytes(32 * (len(plan.sites) - fewest))
             batch = recipe.sample_rate * recipe.public_dataset_size * len(plan.sites)
             velocity = recipe.momentum * velocity + total / batch
             weights = weights - recipe.learning_rate * velocity
@@ -249,8 +251,9 @@ def averaged_by_hand(plan: ConsortiumPlan, facts: dict[str, Any], length: int) -
     recipe, secagg = plan.recipe, facts["secagg"]
     lora = LoraSpec(rank=recipe.lora_rank, alpha=recipe.lora_alpha, targets=("query", "value"))
     model = build_classifier(Path(plan.base_model), lora, plan.labels, recipe.max_tokens)
-    honest = max(secagg["threshold"], secagg["min_cohort"]) - 1
-    share = recipe.noise_multiplier * (recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]) / np.sqrt(honest)
+    sensitivity = recipe.l2_clip_norm + np.sqrt(length) / secagg["scale"]
+    # nobody is lost: of each share is left what n - 1 honest sites have to add
+    share = recipe.noise_multiplier * sensitivity / np.sqrt(len(plan.sites) - 1)
     weights = model.initial_vector().astype(np.float64)
     norms = []
     for round_number in range(1, recipe.rounds + 1):
