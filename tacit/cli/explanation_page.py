@@ -191,7 +191,7 @@ def _noise(facts: Explanation) -> Table:
 
 
 def _compared(facts: Explanation) -> Iterable[str]:
-    yield "Standard deviations of one coordinate over the clip norm, all sites in the sum."
+    yield "Standard deviations of one coordinate over the clip norm; nobody lost, surplus noise taken off."
     own = facts.modes[0]
     for other in facts.modes[1:]:
         if own.same_epsilon is None or other.same_epsilon is None:
