@@ -63,8 +63,16 @@ def test_an_agent_waits_for_its_coordinator_and_says_so_once(serving: Serving, t
     assert len(waiting) == 1
     assert "nothing listens there" in waiting[0]
     assert waiting[0].endswith("trying again until it can")
-    answer = tacit("run", "status", "--home", serving.hub)
-    assert (answer.code, answer.out.splitlines()[0]) == (0, "connected sites: alpha")
+
+
+def test_a_connected_site_is_listed(serving: Serving, tacit: Shell) -> None:
+    def listed() -> bool:
+        answer = tacit("run", "status", "--home", serving.hub)
+        assert answer.code == 0
+        return bool(answer.out.splitlines()[0] == "connected sites: alpha")
+
+    # a site is connected once its SuperNode has a node, which comes after the link
+    serving.agent.until(listed, "the site among the connected")
     assert "agent:      serving" in tacit("site", "status", "--home", serving.site).out
 
 
