@@ -44,6 +44,7 @@ bench-secagg: $(STAMP) ## secure aggregation beside Flower's SecAgg+, the gatewa
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.secagg $(BENCH_ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.gateway_memory $(BENCH_ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.step_latency $(BENCH_ARGS)
+	$(BIN)/python -m simulations.benchmarks.surplus_cost $(BENCH_ARGS)
 
 bench-dp: $(STAMP) ## what differential privacy costs a step of LoRA, beside stock peft and Opacus
 	HF_HUB_OFFLINE=1 $(BIN)/python -m simulations.benchmarks.dp_step $(BENCH_ARGS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simulations.benchmarks import dp_step, gateway_memory, gpu_step, ledger_speed, secagg, step_latency
+from simulations.benchmarks import dp_step, gateway_memory, gpu_step, ledger_speed, secagg, step_latency, surplus_cost
 from simulations.benchmarks.keystream_rate import KeystreamRate
 from simulations.benchmarks.process_memory import read_memory
 
@@ -46,7 +46,7 @@ def test_no_second_pair_when_flower_takes_too_long(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("program", [gateway_memory, ledger_speed, step_latency])
+@pytest.mark.parametrize("program", [gateway_memory, ledger_speed, step_latency, surplus_cost])
 def test_other_benchmarks_run(program, tmp_path: Path) -> None:
     program.main(["--quick", "--out", str(tmp_path)])
     [written] = tmp_path.glob("bench-*-quick.json")
