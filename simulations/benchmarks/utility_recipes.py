@@ -37,7 +37,10 @@ TRAINS_NAMES: dict[Trains, str] = {
 }
 
 _RANK = 8
-_ALPHA = 32.0
+#: how much of the clip norm LoRA's gradient gets, beside a head that is still learning, and after one that has learnt
+_ALPHA, _ALPHA_AFTER_HEAD = 8.0, 32.0
+#: two-stage: steps of head and LoRA together
+_AFTER_HEAD = 8
 #: without privacy, under AdamW, which scales by itself
 PLAIN_LORA_ALPHA = 8.0
 _TARGETS = ("query", "value")
@@ -120,8 +123,14 @@ def recipe_of(mode: Mode, trains: Trains, sites: int, epsilon: float) -> Recipe:
     if trains == "head":
         return head
     if trains == "two-stage":
-        return Recipe(0.1, 20, l2_clip_norm=1.0, learning_rate=rate, head_first=head, lora_alpha=_ALPHA)
+        # samples as large as the head's, or the noise multiplier that suits the head drowns them
+        after = replace(head, steps=_AFTER_HEAD, lora_alpha=_ALPHA_AFTER_HEAD)
+        return replace(after, head_first=replace(head, steps=_before_lora(steps)))
     return Recipe(0.1, 40, l2_clip_norm=1.0, learning_rate=rate, lora_alpha=_ALPHA)
+
+
+def _before_lora(steps: int) -> int:
+    return steps * 4 // 5
 
 
 def _scaled(*, clip: float) -> Callable[[Recipe], Recipe]:
@@ -154,14 +163,19 @@ ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "sample-0.1": _with(sample_rate=0.1),
     "sample-0.2": _with(sample_rate=0.2),
     "sample-1": _with(sample_rate=1.0),
-    "local-steps-5": _with(local_steps=5),
     # the head in as many records as the rows with LoRA take
     "as-lora": _with(sample_rate=0.1, steps=40),
-    "as-two-stage": _with(sample_rate=0.1, steps=80),
+    "as-two-stage": lambda usual: replace(usual, steps=_before_lora(usual.steps) + _AFTER_HEAD),
+    "local-steps-5": _with(local_steps=5),
+    "alpha-32": _with(lora_alpha=32.0),
+    "small-samples": _with(sample_rate=0.1, steps=20, learning_rate=0.8),
     # of the run file in docs/utility.md, and what twice its time gives
     "example": lambda usual: Recipe(0.1, 50, l2_clip_norm=2.0, learning_rate=0.8),
     "example-twice": lambda usual: Recipe(0.1, 100, l2_clip_norm=2.0, learning_rate=0.4),
 }
 #: those of the head, centralised
-HEAD_ABLATIONS = tuple(name for name in ABLATIONS if name not in ("local-steps-5", "example", "example-twice"))
-ADAPTER_ABLATIONS: dict[Trains, tuple[str, ...]] = {}
+HEAD_ABLATIONS = tuple(
+    name for name in ABLATIONS if name not in ("local-steps-5", "alpha-32", "small-samples", "example", "example-twice")
+)
+#: those with LoRA, centralised
+ADAPTER_ABLATIONS: dict[Trains, tuple[str, ...]] = {"lora": ("alpha-32",), "two-stage": ("small-samples",)}

@@ -234,6 +234,17 @@ def test_the_sites_shares_sum_to_the_noise_of_the_row(
     assert added == [pytest.approx(noise_factor(mode, 4), rel=1e-3)]
 
 
+def test_a_cell_of_another_rule_of_noise_counts_as_not_run(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recipes go by bands of noise, so a mode may add less noise than it did under the very same recipe."""
+    laboratory = Laboratory(tmp_path, Encoder(str(tiny_model), tmp_path, 16))
+    before = laboratory.described(HEAD)
+    monkeypatch.setattr(utility_training, "noise_factor", lambda mode, sites: 1.001 * noise_factor(mode, sites))
+    assert laboratory.recipe(HEAD) is not None
+    assert laboratory.described(HEAD) != before
+
+
 def test_an_ablation_changes_something() -> None:
     for cell in full_grid():
         if cell.ablation:
