@@ -26,7 +26,7 @@ def test_the_page_has_each_row_of_the_results_once_and_no_other() -> None:
     assert Counter(written) == Counter(printed)
 
 
-def test_the_results_are_of_one_machine_room_in_the_order_of_the_plan() -> None:
+def test_the_results_are_of_one_set_of_facts_in_the_order_of_the_plan() -> None:
     lines = read_lines(DOCS / "utility.jsonl")
     assert len({tuple(sorted(facts.items())) for _, facts in lines}) == 1
     place = {cell: number for number, cell in enumerate(full_grid())}
