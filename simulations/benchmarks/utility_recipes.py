@@ -69,9 +69,9 @@ class Recipe:
         return [*([] if self.head_first is None else [self.head_first]), self]
 
     def shortened(self, divisor: int) -> Recipe:
-        """With so many times fewer steps."""
+        """With so many times fewer steps, and one at least."""
         first = self.head_first and self.head_first.shortened(divisor)
-        return replace(self, steps=self.steps // divisor, head_first=first)
+        return replace(self, steps=max(1, self.steps // divisor), head_first=first)
 
 
 def adapter_of(trains: Trains, lora_alpha: float | None) -> LoraSpec:
