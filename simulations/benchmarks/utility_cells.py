@@ -1,14 +1,18 @@
-"""The cells of the utility benchmark, in the order in which they are worth having, and what each gave, a file each."""
+"""The cells of the utility benchmark, in the order in which they are worth having, and what each may give."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from simulations.benchmarks.utility_recipes import ABLATIONS, Mode, Trains, recipe_of
-from tacit.durable import write_atomic
+from simulations.benchmarks.utility_recipes import (
+    ABLATIONS,
+    ADAPTER_ABLATIONS,
+    HEAD_ABLATIONS,
+    Mode,
+    Trains,
+    recipe_of,
+)
 
 SEEDS = (0, 1, 2)
 _ADAPTERS: tuple[Trains, ...] = ("two-stage", "lora", "ffa")
@@ -55,27 +59,26 @@ class Outcome:
     seconds: float
 
 
-def full_grid() -> list[Cell]:
-    """All cells; those that take seconds come first."""
-    cells = [
-        *_rows("banking77", (4, 10), (8, 3, 1), SEEDS),
-        *_rows("clinc150", (10,), (3,), SEEDS),
-        *_probes("banking77", (4, 10), (8, 3, 1), SEEDS),
-        *_probes("clinc150", (10,), (3,), SEEDS),
-        *_ablations(),
-    ]
+def default_grid() -> list[Cell]:
+    """The cells that a run of under three hours has: all that take seconds, and the most telling ones with LoRA."""
+    cells: list[Cell] = []
     for seed in SEEDS:
-        cells += [Cell("banking77", 0, "plain", "lora", None, seed)]
+        cells += _rows("banking77", (4, 10), (8, 3, 1), seed)
+        cells += _rows("clinc150", (10,), (3,), seed)
+    return [*cells, *_head_ablations(), *_telling_adapter_cells()]
+
+
+def full_grid() -> list[Cell]:
+    """The default ones, and then everything else, one seed after the other."""
+    cells = [*default_grid(), *_adapter_ablations()]
+    for seed in SEEDS:
         for trains in _ADAPTERS:
             for epsilon in (8.0, 3.0, 1.0):
-                cells += _adapter_cells("banking77", (4, 10), trains, epsilon, seed)
-            cells += _adapter_cells("clinc150", (10,), trains, 3.0, seed)
-        cells += [Cell("banking77", sites, "federated", "lora", None, seed) for sites in (4, 10)]
-        cells += [
-            Cell("clinc150", 0, "plain", "lora", None, seed),
-            Cell("clinc150", 10, "federated", "lora", None, seed),
-        ]
-    return cells
+                cells += _private("banking77", (4, 10), trains, epsilon, seed)
+            cells += _private("clinc150", (10,), trains, 3.0, seed)
+        for data, sites in (("banking77", (0, 4, 10)), ("clinc150", (0, 10))):
+            cells += [_without_privacy(data, count, "lora", seed) for count in sites]
+    return list(dict.fromkeys(cells))
 
 
 def quick_grid() -> list[Cell]:
@@ -98,55 +101,23 @@ def quick_grid() -> list[Cell]:
     return plain + [Cell("banking77", sites, mode, trains, 8.0, 0) for sites, mode, trains in private]
 
 
-class CellFolder:
-    """A JSON file for each cell that is done, so that a long run can be taken up again.
-
-    Args:
-        folder: of the files.
-        facts: what the numbers depend on. A file with other facts counts as not there.
-        fresh: measure again what is there.
-    """
-
-    def __init__(self, folder: Path, facts: dict[str, str], *, fresh: bool = False) -> None:
-        self._folder, self._facts, self._fresh = folder, facts, fresh
-
-    def get(self, cell: Cell, recipe: dict[str, object]) -> Outcome | None:
-        """Return what the cell gave under this recipe, if it was measured."""
-        path = self._path(cell)
-        if self._fresh or not path.exists():
-            return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.pop("facts") != self._facts or kept["recipe"] != recipe:
-            return None
-        return Outcome(**(kept | {"cell": Cell(**kept["cell"])}))
-
-    def keep(self, outcome: Outcome) -> None:
-        """Write the cell's file at once."""
-        content = asdict(outcome) | {"facts": self._facts}
-        write_atomic(self._path(outcome.cell), json.dumps(content, indent=1).encode() + b"\n")
-
-    def _path(self, cell: Cell) -> Path:
-        return self._folder / f"{cell.key}.json"
-
-
-def _rows(data: str, sites: Sequence[int], epsilons: Sequence[float], seeds: Sequence[int]) -> Iterator[Cell]:
-    for seed in seeds:
-        yield Cell(data, 0, "plain", "head", None, seed)
+def _rows(data: str, sites: Sequence[int], epsilons: Sequence[float], seed: int) -> Iterator[Cell]:
+    """Everything that takes seconds: heads and probes."""
+    for count in (0, *sites):
+        yield _without_privacy(data, count, "head", seed)
+    for epsilon in map(float, epsilons):
+        yield from _private(data, sites, "head", epsilon, seed)
+    for epsilon in map(float, epsilons):
+        yield Cell(data, 0, "central", "probe", epsilon, seed)
         for count in sites:
-            yield Cell(data, count, "federated", "head", None, seed)
-        for epsilon in map(float, epsilons):
-            yield from _adapter_cells(data, sites, "head", epsilon, seed)
+            yield Cell(data, count, "local", "probe", epsilon, seed)
 
 
-def _probes(data: str, sites: Sequence[int], epsilons: Sequence[float], seeds: Sequence[int]) -> Iterator[Cell]:
-    for seed in seeds:
-        for epsilon in map(float, epsilons):
-            yield Cell(data, 0, "central", "probe", epsilon, seed)
-            for count in sites:
-                yield Cell(data, count, "local", "probe", epsilon, seed)
+def _without_privacy(data: str, sites: int, trains: Trains, seed: int) -> Cell:
+    return Cell(data, sites, "federated" if sites else "plain", trains, None, seed)
 
 
-def _adapter_cells(data: str, sites: Sequence[int], trains: Trains, epsilon: float, seed: int) -> Iterator[Cell]:
+def _private(data: str, sites: Sequence[int], trains: Trains, epsilon: float, seed: int) -> Iterator[Cell]:
     yield Cell(data, 0, "central", trains, epsilon, seed)
     modes: tuple[Mode, ...] = ("joint-all", "joint", "local")
     for mode in modes:
@@ -154,14 +125,36 @@ def _adapter_cells(data: str, sites: Sequence[int], trains: Trains, epsilon: flo
             yield Cell(data, count, mode, trains, epsilon, seed)
 
 
-def _ablations() -> Iterator[Cell]:
-    elsewhere = ("local-steps-5", "example", "example-twice")
+def _telling_adapter_cells() -> Iterator[Cell]:
+    """Of one seed: does LoRA gain on the head, at which budget, and does it stand the sites' noise?"""
+    yield _without_privacy("banking77", 0, "lora", 0)
+    for epsilon in (8.0, 3.0, 1.0):
+        for trains in _ADAPTERS:
+            yield Cell("banking77", 0, "central", trains, epsilon, 0)
+    telling: tuple[tuple[Mode, Trains, float], ...] = (
+        ("joint", "two-stage", 8.0),
+        ("joint", "two-stage", 3.0),
+        ("joint", "lora", 8.0),
+        ("local", "lora", 3.0),
+        ("local", "two-stage", 3.0),
+    )
+    for mode, trains, epsilon in telling:
+        yield Cell("banking77", 4, mode, trains, epsilon, 0)
+
+
+def _head_ablations() -> Iterator[Cell]:
     for epsilon in (1.0, 8.0):
         usual = recipe_of("central", "head", 0, epsilon)
-        for name, change in ABLATIONS.items():
+        for name in HEAD_ABLATIONS:
             # where the usual number of steps is 50, "50 steps" is no ablation
-            if name not in elsewhere and replace(usual, **change) != usual:  # type: ignore[arg-type]
+            if ABLATIONS[name](usual) != usual:
                 yield Cell("banking77", 0, "central", "head", epsilon, 0, name)
         yield Cell("banking77", 4, "local", "head", epsilon, 0, "local-steps-5")
     for name in ("example", "example-twice"):
         yield Cell("banking77", 4, "joint-all", "head", 8.0, 0, name)
+
+
+def _adapter_ablations() -> Iterator[Cell]:
+    for trains, names in ADAPTER_ABLATIONS.items():
+        for name in names:
+            yield Cell("banking77", 0, "central", trains, 8.0, 0, name)

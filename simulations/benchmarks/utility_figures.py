@@ -97,6 +97,17 @@ def table(planned: Sequence[Cell], outcomes: Sequence[Outcome]) -> str:
     return text
 
 
+def promises_table(found: Sequence[Figure]) -> str:
+    """Markdown: those of ``found`` (see :func:`figures`) that something was promised of."""
+    lines = ["| figure | points | target | |", "|---" * 4 + "|"]
+    for one in found:
+        if one.target is not None:
+            lines.append(
+                f"| {one.figure} | {one.value:.2f} | {one.target} | {'holds' if one.holds else '**missed**'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def _promises(results: Results, joint: Cell) -> list[Figure]:
     ours = results.best(joint)
     if ours is None:

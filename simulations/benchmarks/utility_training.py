@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from models.layout import Vector
 from models.tokens import TokenisedData
-from privacy.accounting import COLLUDING_SITES, adversary_bounds, calibrate_noise_multiplier
+from privacy.accounting import COLLUDING_SITES, adversary_bounds
 from privacy.dpsgd import DpSgdPlan
 from privacy.events import DpEvent, PrivacyMode
 from privacy.order import LoraSpec
@@ -30,14 +30,17 @@ from simulations.benchmarks.mode_arithmetic import (
     seeded,
 )
 from simulations.benchmarks.unsigned_agreement import plan_under, unsigned_agreement
+from simulations.benchmarks.utility_budget import noise_multiplier_for
 from simulations.benchmarks.utility_cells import Cell, Outcome
 from simulations.benchmarks.utility_recipes import (
     ABLATIONS,
     DELTA,
     MOMENTUM,
+    PLAIN_LORA_ALPHA,
     Recipe,
     adapter_of,
     fewest_sites,
+    noise_factor,
     recipe_of,
 )
 from strategies.orders import OrderBook
@@ -49,8 +52,6 @@ _PLAIN = {
     ("plain", False): (3, 32, 1e-3),
     ("federated", False): (6, 32, 1e-3),
 }
-
-calibrated = cache(calibrate_noise_multiplier)
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,17 @@ class Laboratory:
         if cell.epsilon is None:
             return None
         usual = recipe_of(cell.mode, cell.trains, cell.sites, cell.epsilon)
-        changed = replace(usual, **ABLATIONS[cell.ablation]) if cell.ablation else usual  # type: ignore[arg-type]
-        return replace(changed, steps=changed.steps // self._shorten, head_steps=changed.head_steps // self._shorten)
+        return (ABLATIONS[cell.ablation](usual) if cell.ablation else usual).shortened(self._shorten)
 
     def described(self, cell: Cell) -> dict[str, object]:
         """The recipe as it is kept with what the cell gave."""
         recipe = self.recipe(cell)
         if recipe is None:
             epochs, batch_size, rate = _PLAIN[cell.mode, cell.trains == "head"]
-            return {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "optimiser": "AdamW"}
-        return asdict(recipe)
+            kept = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate, "optimiser": "AdamW"}
+            return kept | {"lora_alpha": _plain_alpha(cell)}
+        # what a mode adds is part of how a cell is trained: under another rule of noise it counts as not run
+        return asdict(recipe) | {"noise_factor": round(noise_factor(cell.mode, cell.sites), 6)}
 
     def carry_out(self, cell: Cell) -> Outcome:
         """Train and test.
@@ -105,10 +107,11 @@ class Laboratory:
         recipe = self.recipe(cell)
         intents = self._intents(cell.data)
         if recipe is None:
-            stage = self._stage(cell, adapter_of(cell.trains))
+            stage = self._stage(cell, adapter_of(cell.trains, _plain_alpha(cell)))
             vector, events, noise_multiplier = self._plain(cell, stage), [], None
         else:
-            noise_multiplier = calibrated(cell.epsilon, DELTA, recipe.sample_rate, recipe.steps)
+            spends = [(stage.sample_rate, stage.steps) for stage in recipe.stages()]
+            noise_multiplier = noise_multiplier_for(cell.epsilon, DELTA, spends)
             stage, vector, events = self._private(cell, recipe, noise_multiplier)
         stage.model.set_vector(vector)
         return Outcome(
@@ -132,26 +135,23 @@ class Laboratory:
         return run_plain_federated(stage.model, stage.site_records, start, rounds=epochs, **facts)
 
     def _private(self, cell: Cell, recipe: Recipe, noise_multiplier: float) -> tuple[_Stage, Vector, list[DpEvent]]:
-        """Each stage is a run; one noise multiplier and sample rate for both, so that the budget covers their steps."""
-        lora = adapter_of(cell.trains)
-        stages = [(HEAD_ONLY, recipe.head_steps)] if recipe.head_steps else []
-        stages.append((lora, recipe.steps - recipe.head_steps))
-        vector: Vector | None = None
-        done, events = 0, []
-        for adapter, steps in stages:
-            stage = self._stage(cell, adapter)
-            model = stage.model
-            if vector is not None:
-                vector = _with_head(model, vector)
-            else:
-                vector = model.label_name_vector() if recipe.named else model.initial_vector()
-            vector, event = self._run(cell, recipe, noise_multiplier, stage, vector, done, steps)
-            events.append(event)
-            done += steps
-        return stage, vector, events
+        """Each stage is a run that starts where the one before ended."""
+        events: list[DpEvent] = []
+        first, done = recipe.head_first, 0
+        if first is not None:
+            _, vector, events = self._private(cell, first, noise_multiplier)
+            done = first.steps
+        stage = self._stage(cell, adapter_of(cell.trains, recipe.lora_alpha))
+        model = stage.model
+        if first is not None:
+            start = _with_head(model, vector)
+        else:
+            start = model.label_name_vector() if recipe.named else model.initial_vector()
+        vector, event = self._run(cell, recipe, noise_multiplier, stage, start, done)
+        return stage, vector, [*events, event]
 
     def _run(
-        self, cell: Cell, recipe: Recipe, noise_multiplier: float, stage: _Stage, start: Vector, done: int, steps: int
+        self, cell: Cell, recipe: Recipe, noise_multiplier: float, stage: _Stage, start: Vector, done: int
     ) -> tuple[Vector, DpEvent]:
         model = stage.model
         if cell.mode == "central":
@@ -160,7 +160,7 @@ class Laboratory:
                 noise_multiplier=noise_multiplier,
                 l2_clip_norm=recipe.l2_clip_norm,
                 expected_batch_size=recipe.sample_rate * len(stage.records),
-                steps=steps,
+                steps=recipe.steps,
             )
             source = SeededRandomSource(cell.seed, f"central/{done}")
             vector = run_central(
@@ -173,7 +173,7 @@ class Laboratory:
                 source=source,
             )
             return vector, plan.event()
-        spec = self._spec(cell, recipe, noise_multiplier, steps)
+        spec = self._spec(cell, recipe, noise_multiplier)
         sites = stage.site_records
         agreement = unsigned_agreement(
             spec,
@@ -189,25 +189,25 @@ class Laboratory:
         book = OrderBook(plan, last_step=done)
         colluding = agreement.secure_aggregation.collusion_bound
         event = OrderBook(plan).next(1, start).event(colluding)
-        event = event.model_copy(update={"steps": steps})
+        event = event.model_copy(update={"steps": recipe.steps})
         if spec.run.mode is PrivacyMode.JOINT:
             return run_joint(model, sites, book, start, colluding, seeded(cell.seed)), event
         return run_local(model, sites, book, start, seeded(cell.seed)), event
 
-    def _spec(self, cell: Cell, recipe: Recipe, noise_multiplier: float, steps: int) -> RunSpec:
+    def _spec(self, cell: Cell, recipe: Recipe, noise_multiplier: float) -> RunSpec:
         joint = cell.mode != "local"
-        local_steps = steps if joint else recipe.local_steps
+        local_steps = recipe.steps if joint else recipe.local_steps
         # A round of one step has no momentum: as far in the end needs larger steps.
         rate = recipe.learning_rate / (1 - MOMENTUM) if local_steps == 1 else recipe.learning_rate
         return RunSpec(
             run=RunSection(
                 name="utility",
-                rounds=steps // local_steps,
+                rounds=recipe.steps // local_steps,
                 mode=PrivacyMode.JOINT if joint else PrivacyMode.LOCAL,
                 strategy=JOINT_STRATEGY if joint else "fedavg",
             ),
             model=ModelSection(base=self._encoder.base, max_tokens=self._encoder.max_tokens),
-            lora=adapter_of(cell.trains),
+            lora=adapter_of(cell.trains, recipe.lora_alpha),
             training=TrainingSection(
                 local_steps=local_steps,
                 sample_rate=recipe.sample_rate,
@@ -253,6 +253,10 @@ class Laboratory:
             self._encoder.embeddings(model, train, intents.train_texts),
             self._encoder.embeddings(model, test, intents.test_texts),
         )
+
+
+def _plain_alpha(cell: Cell) -> float | None:
+    return None if cell.trains == "head" else PLAIN_LORA_ALPHA
 
 
 def _at(rows: Rows, intents: Intents, model: Any) -> TokenisedData:
