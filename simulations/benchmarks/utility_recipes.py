@@ -91,8 +91,8 @@ def noise_factor(mode: Mode, sites: int) -> float:
     if mode == "local":
         return math.sqrt(sites)
     if mode in ("joint", "joint-all"):
-        # shares are sized for the honest sites of the smallest sum, and all n sites add one
-        return math.sqrt(sites / (fewest_sites(mode, sites) - default_collusion_bound(sites)))
+        # nobody is lost, so of each of n shares is left what the other honest sites have to add
+        return math.sqrt(sites / (sites - default_collusion_bound(sites)))
     return 1.0
 
 

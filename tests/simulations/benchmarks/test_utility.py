@@ -206,24 +206,23 @@ def test_the_second_stage_begins_where_the_first_ended_with_noise_of_its_own(
 def test_noise_of_the_modes() -> None:
     assert noise_factor("central", 0) == 1
     assert noise_factor("local", 10) == pytest.approx(10**0.5)
-    # threshold 3 less one colluding site, of four; 7 less 3, of ten
-    assert noise_factor("joint", 4) == pytest.approx(2**0.5)
-    assert noise_factor("joint", 10) == pytest.approx(2.5**0.5)
-    # all, less 1 of four and 3 of ten
-    assert noise_factor("joint-all", 4) == pytest.approx((4 / 3) ** 0.5)
-    assert noise_factor("joint-all", 10) == pytest.approx((10 / 7) ** 0.5)
+    # nobody lost: all, less 1 of four and 3 of ten
+    for mode in ("joint", "joint-all"):
+        assert noise_factor(mode, 4) == pytest.approx((4 / 3) ** 0.5)
+        assert noise_factor(mode, 10) == pytest.approx((10 / 7) ** 0.5)
 
 
 @pytest.mark.parametrize("mode", ["joint", "joint-all"])
 def test_the_sites_shares_sum_to_the_noise_of_the_row(
     mode: Mode, tmp_path: Path, intent_folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read off the order: the more sites a sum needs, the less noise each has to add."""
+    """Read off the order: what is left of the shares of all sites, however many a sum would have needed."""
     added = []
 
     def seen(model: Any, sites: Any, book: OrderBook, start: Vector, collusion_bound: int, *rest: Any) -> Vector:
         order = book.next(1, start)
-        shares = len(sites) ** 0.5 * ShareGrid.of(order, collusion_bound).share_stddev(order.training)
+        left = ShareGrid.of(order, collusion_bound).kept_stddev(order.training, len(sites))
+        shares = len(sites) ** 0.5 * left
         added.append(shares / order.training.noise_multiplier / order.training.l2_clip_norm)
         return start
 
