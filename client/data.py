@@ -359,7 +359,9 @@ def _unknown_label(path: Path, row: _Row, label: str, column: str, labels: Seque
     elif close:
         expected = f"expected one of the {len(labels)} agreed labels; did you mean {_alternatives(close)}?"
     else:
-        expected = f"expected one of the {len(labels)} agreed labels, for example {_alternatives(labels[:_CLOSE_NAMES])}"
+        expected = (
+            f"expected one of the {len(labels)} agreed labels, for example {_alternatives(labels[:_CLOSE_NAMES])}"
+        )
     return DataError(
         f"{path}, {row.place}: unknown label {_short(label)} in column {column!r}, {expected}",
         hint="correct the row, or agree on the label in a new agreement; `tacit agreement show` lists them",

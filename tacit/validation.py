@@ -48,5 +48,7 @@ def _describe(problem: Any) -> str:
             received = repr(problem["input"])
             if len(received) > _SHOWN_CHARACTERS:
                 received = received[:_SHOWN_CHARACTERS] + "..."
-            told = _PATTERNS.get(problem.get("ctx", {}).get("pattern")) or problem["msg"][:1].lower() + problem["msg"][1:]
+            told = (
+                _PATTERNS.get(problem.get("ctx", {}).get("pattern")) or problem["msg"][:1].lower() + problem["msg"][1:]
+            )
             return f"{field}: received {received}, {told}"

@@ -219,6 +219,8 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from privacy.report.figures import delta_text
+
     head = page.tree_head
     console.print(Text(f"ledger {path}"))
     console.print(Text(f"{head.size} entries, root {head.root[:16]}, {head.timestamp}"))
@@ -229,24 +231,27 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
     if not page.datasets:
         console.print("nothing has been spent")
     for dataset in page.datasets:
-        title = Text(f"dataset {dataset.dataset} (epsilon for one {dataset.unit}, at delta {dataset.delta:g})")
+        title = Text(
+            f"dataset {dataset.dataset} (epsilon for one {dataset.unit}, at delta {delta_text(dataset.delta)})"
+        )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("run", no_wrap=True)
-        for column in ("spent", "limit", "left", "steps", "done", "lost", "open"):
+        for column in ("spent", "limit", "left", "rounds", "done", "lost", "open"):
             table.add_column(column, justify="right", no_wrap=True)
         for run in dataset.runs:
             left = None if run.epsilon is None else max(run.epsilon_limit - run.epsilon, 0.0)
+            # a reservation is for all that a round's order draws
             counts = (run.reserved, run.committed, run.forfeited, run.open)
             table.add_row(
-                Text(run.run_id), _number(run.epsilon), _number(run.epsilon_limit), _number(left), *map(str, counts)
+                Text(run.run_id), _spent(run.epsilon), _limit(run.epsilon_limit), _left(left), *map(str, counts)
             )
         table.add_section()
         totals = [sum(getattr(run, name) for run in dataset.runs) for name in ("reserved", "committed", "forfeited")]
         table.add_row(
             "lifetime",
-            _number(dataset.epsilon),
-            _number(dataset.epsilon_limit),
-            _number(dataset.epsilon_left),
+            _spent(dataset.epsilon),
+            _limit(dataset.epsilon_limit),
+            _left(dataset.epsilon_left),
             *map(str, (*totals, sum(run.open for run in dataset.runs))),
         )
         console.print(table)
@@ -258,5 +263,18 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
         )
 
 
-def _number(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value:.3f}"
+def _spent(epsilon: float | None) -> str:
+    from privacy.report.figures import epsilon_text
+
+    return "unbounded" if epsilon is None else epsilon_text(epsilon)
+
+
+def _limit(epsilon: float) -> str:
+    return f"{epsilon:.3f}"
+
+
+def _left(epsilon: float | None) -> str:
+    """Rounded down, as what was spent is rounded up."""
+    from privacy.report.figures import up
+
+    return "unbounded" if epsilon is None else f"{abs(up(-epsilon)):.3f}"

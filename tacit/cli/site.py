@@ -155,6 +155,7 @@ def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
     from client.service import DATASET, is_serving, load_credentials
     from privacy.ledger import Ledger
     from privacy.policy import effective_limits
+    from privacy.report.figures import delta_text, epsilon_text
 
     place = SiteHome(home)
     credentials = load_credentials(place)
@@ -166,4 +167,5 @@ def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
     typer.echo(f"agent:      {'serving' if is_serving(place) else 'not serving'}")
     typer.echo(f"agreement:  {agreed.title}, valid until {agreed.valid_until}")
     typer.echo(f"runs:       {'accepted' if credentials.policy.accept_runs else 'refused by policy.yaml'}")
-    typer.echo(f"spent:      epsilon {spent:.3f} of {limits.epsilon_lifetime:g} at delta {limits.delta:g}, lifetime")
+    budget = f"{limits.epsilon_lifetime:g} at delta {delta_text(limits.delta)}"
+    typer.echo(f"spent:      epsilon {epsilon_text(spent)} of {budget}, lifetime")

@@ -319,7 +319,7 @@ def test_an_unknown_label_names_the_row_and_what_is_allowed(tmp_path: Path) -> N
 
 
 def test_of_many_labels_only_the_nearest_are_told(tmp_path: Path) -> None:
-    labels = tuple(f"label-{number:02}" for number in range(76)) + ("pending_top_up",)
+    labels = (*(f"label-{number:02}" for number in range(76)), "pending_top_up")
     path = written(tmp_path, "text,label\na,pending_topup\n")
     with refused("expected one of the 77 agreed labels; did you mean 'pending_top_up'") as caught:
         load(path, labels=labels)

@@ -452,7 +452,7 @@ def test_the_page_says_in_plain_words_what_is_agreed(tacit: Tacit) -> None:
         "sequence-classification into 2 labels",
         "card lost, transfer",
         "lora adapters up to rank 8 on query, key, value",
-        "delta = 1e-05",
+        "delta = 10⁻⁵",
         "at most 8, over all runs on a site's data",
         "at least 0.5 times the clip norm",
         "over at least 3 sites, never one site's update",

@@ -14,6 +14,7 @@ from certs.identity import Identity
 from privacy.accounting import epsilon
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from privacy.ledger import Budget, Ledger, StepKey
+from tacit.cli.ledger import _left, _spent
 from tacit.cli.main import main
 
 AGREEMENT = "sha256:" + "a" * 64
@@ -69,11 +70,18 @@ def test_show_as_a_table(tacit_ledger: Shell, site: Path) -> None:
     assert tacit_ledger("show alpha") == 0
     assert "6 entries" in tacit_ledger.out
     assert "intents [bold]together[/bold] (in force)" in tacit_ledger.out
-    assert "dataset messages (epsilon for one record, at delta 1e-05)" in tacit_ledger.out
+    assert "dataset messages (epsilon for one record, at delta 10⁻⁵)" in tacit_ledger.out
     rows = [line.replace("│", " ").split() for line in tacit_ledger.out.splitlines()]
+    assert ["run", "spent", "limit", "left", "rounds", "done", "lost", "open"] in rows
     assert [RUN, f"{SPENT:.3f}", "8.000", f"{8 - SPENT:.3f}", "3", "2", "0", "1"] in rows
     assert ["lifetime", f"{SPENT:.3f}", "20.000", f"{20 - SPENT:.3f}", "3", "2", "0", "1"] in rows
     assert f"open: run {RUN} round 3 step 3 on messages (entry 5)" in tacit_ledger.out
+
+
+def test_what_was_spent_is_rounded_up_and_what_is_left_down() -> None:
+    assert (_spent(7.9921), _left(0.0079)) == ("7.993", "0.007")
+    assert (_spent(8.0), _left(0.0)) == ("8.000", "0.000")
+    assert (_spent(None), _left(None)) == ("unbounded", "unbounded")
 
 
 def test_show_as_json(tacit_ledger: Shell, site: Path) -> None:
