@@ -183,6 +183,12 @@ def new(
             f"nothing was given for: {', '.join(missing)}", hint="`tacit agreement new --help` ends in an example"
         )
     anchor = _anchor(ca, consortium)
+    partners = [_party(path, anchor, Role.SITE) for path in partner]
+    hub = _party(coordinator, anchor, Role.COORDINATOR)
+    if len(partner) < 2:
+        raise InputError(
+            f"{len(partner)} partner was given, expected 2 or more", hint="give --partner once for each partner"
+        )
     start = valid_from or format_instant(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
     name, model_digest = _base_model(base_model, base_model_name)
     bundle = draft(
@@ -193,8 +199,8 @@ def new(
             "purpose": purpose,
             "legal_basis": legal_basis,
             "ca_fingerprint": anchor.fingerprint,
-            "partners": [_party(path, anchor, Role.SITE) for path in partner],
-            "coordinator": _party(coordinator, anchor, Role.COORDINATOR),
+            "partners": partners,
+            "coordinator": hub,
             "task": {
                 "kind": "sequence-classification",
                 "labels": _labels(label, labels_from, label_column),
@@ -268,6 +274,8 @@ def verify_command(
     typer.echo(f"valid until {verified.agreement.valid_until}: {verified.agreement.title}")
     typer.echo(f"  agreement  {verified.digest}")
     typer.echo(f"  signed by  {', '.join(verified.approved_by)}")
+    typer.echo(f"next: tacit coordinator init --home hub --pki FOLDER --agreement {agreement}")
+    typer.echo(f"  and tacit site init --home SITE --pki FOLDER --agreement {agreement} (--help ends in examples)")
 
 
 @app.command(epilog=_SHOW_EPILOG)

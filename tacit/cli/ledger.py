@@ -66,6 +66,11 @@ One line of canonical JSON for each entry, then the signed tree head. `tacit led
 """
 
 
+#: where a site's folder has its ledger, beside which its certificates are
+_IN_A_HOME = ("state", "ledger.sqlite")
+_VERIFY_HELP = "`tacit ledger verify --help` ends in examples"
+
+
 @app.command(epilog=_SHOW_EPILOG)
 def show(
     place: Path = typer.Argument(..., help="A site's folder, or a ledger file."),
@@ -94,10 +99,10 @@ def verify(
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Do not check who signed the tree head."),
 ) -> None:
     """Check every entry, the tree over them and the site's signature; print the tree head."""
-    from privacy.ledger import Ledger, export_head, read_proof, verify_export
+    from privacy.ledger import Ledger, export_head, verify_export
 
     if (place is None) == (proof is None):
-        raise InputError("give a ledger, or a proof with --proof: one of the two")
+        raise InputError("give a ledger, or a proof with --proof: one of the two", hint=_VERIFY_HELP)
 
     def signer_of(path: Path, head: TreeHead) -> PeerIdentity | None:
         return None if hashes_only else _signer(path, certificate, ca, _moment(head))
@@ -105,7 +110,7 @@ def verify(
     told: LedgerProof | None = None
     if proof is not None:
         path = proof
-        told = read_proof(_read(path))
+        told = _proof(path)
         head = told.tree_head
         signer = signer_of(path, head)
         told.verify(signer)
@@ -140,7 +145,10 @@ def prove(
     from privacy.ledger import Ledger, prove_consistency, prove_inclusion
 
     if (entry is None) == (from_size is None) or (entry is not None and to_size is not None):
-        raise InputError("give --entry NUMBER, or --from SIZE with or without --to SIZE")
+        raise InputError(
+            "give --entry NUMBER, or --from SIZE with or without --to SIZE",
+            hint="`tacit ledger prove --help` ends in examples",
+        )
     with Ledger.open_readonly(_ledger_file(place)) as ledger:
         if entry is not None:
             made = prove_inclusion(ledger, entry)
@@ -165,7 +173,10 @@ def export_ledger(
     if out is None:
         typer.echo(data.decode(), nl=False)
         return
-    create_private(out, data)
+    try:
+        create_private(out, data)
+    except InputError as error:
+        raise InputError(error.message, hint="name another file with --out") from error
     typer.echo(f"{out}: {size} entries and the tree head")
 
 
@@ -173,7 +184,10 @@ def _moment(head: TreeHead) -> datetime:
     try:
         return datetime.fromisoformat(head.timestamp)
     except ValueError as error:
-        raise LedgerCorrupt(f"the tree head says it was made at {head.timestamp!r}, which is no time") from error
+        raise LedgerCorrupt(
+            f"the tree head says it was made at {head.timestamp!r}, which is no time",
+            hint="take the file again from the site that made it",
+        ) from error
 
 
 def _proved(told: LedgerProof) -> str:
@@ -189,11 +203,22 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+
+
+def _proof(path: Path) -> LedgerProof:
+    from privacy.ledger import read_proof
+
+    try:
+        return read_proof(_read(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _ledger_file(place: Path) -> Path:
-    return place / "state" / "ledger.sqlite" if place.is_dir() else place
+    return place.joinpath(*_IN_A_HOME) if place.is_dir() else place
 
 
 def _signer(path: Path, certificate: Path | None, ca: Path | None, at: datetime) -> PeerIdentity:
@@ -201,7 +226,13 @@ def _signer(path: Path, certificate: Path | None, ca: Path | None, at: datetime)
     from certs.identity import PeerIdentity, TrustAnchor
     from certs.pemfiles import CA_CERTIFICATE, IDENTITY_CERTIFICATE, certificate_pem, read_certificate
 
-    pki = path.resolve().parent.parent / "pki"
+    where = path.resolve()
+    if (where.parent.name, where.name) != _IN_A_HOME and (certificate is None or ca is None):
+        raise LedgerError(
+            f"the signature of {path} cannot be checked without --certificate and --ca",
+            hint="give the site's identity.pem and the consortium's ca.pem, or say --hashes-only",
+        )
+    pki = where.parent.parent / "pki"
     certificate = certificate or pki / IDENTITY_CERTIFICATE
     ca = ca or pki / CA_CERTIFICATE
     for file, option in ((certificate, "--certificate"), (ca, "--ca")):
