@@ -60,8 +60,9 @@ Examples:
       --labels-from public.csv --label-column intent --public-dataset-size 1200 \\
       --title "Customer intents" --purpose "Recognise what customers ask for" \\
       --legal-basis "GDPR Art. 6(1)(f)" --residency EU
-  tacit agreement new ... --unit user --max-records-per-user 8       protects a user's records together
   tacit agreement new --out agreement.yaml --from draft.yaml
+
+To protect all records of a user together: --unit user --max-records-per-user 8.
 
 To protect whole sites: --mode site --unit site --adjacency zero-out, together.
 

@@ -17,8 +17,8 @@ _INIT_EPILOG = """
 \b
 Examples:
   tacit coordinator init --home hub --pki issued/hub --agreement agreement.yaml
-  tacit coordinator init --home hub --pki issued/hub --agreement agreement.yaml \\
-      --listen 0.0.0.0:9400
+  tacit coordinator init --home hub --pki issued/hub \\
+      --agreement agreement.yaml --listen 0.0.0.0:9400
 """
 
 _SERVE_EPILOG = """

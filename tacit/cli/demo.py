@@ -17,8 +17,8 @@ _EPILOG = """
 \b
 Examples:
   tacit demo
-  tacit demo --fresh --seed 7          a new consortium with other data
-  tacit demo --short                   three rounds, to see that everything works
+  tacit demo --fresh --seed 7     a new consortium with other data
+  tacit demo --short              three rounds, to see that all works
 """
 
 

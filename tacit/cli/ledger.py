@@ -36,10 +36,13 @@ _VERIFY_EPILOG = """
 \b
 Examples:
   tacit ledger verify sites/alpha
-  tacit ledger verify alpha.sqlite --certificate alpha-identity.pem --ca ca.pem
   tacit ledger verify alpha.sqlite --hashes-only
-  tacit ledger verify alpha.jsonl --certificate alpha-identity.pem --ca ca.pem     an export
-  tacit ledger verify --proof proof.json --certificate alpha-identity.pem --ca ca.pem
+
+\b
+A copy, an export and a proof, whose certificates lie elsewhere:
+  tacit ledger verify alpha.sqlite --certificate identity.pem --ca ca.pem
+  tacit ledger verify alpha.jsonl --certificate identity.pem --ca ca.pem
+  tacit ledger verify --proof proof.json --certificate identity.pem --ca ca.pem
 
 Exits with 6 when the log does not verify. A log that was cut back to an older state verifies: only somebody who
 remembers a later tree head, the coordinator or an auditor, can tell.

@@ -39,9 +39,11 @@ Keep the folder's ca.key away from the network: whoever has it can be everybody.
 _ISSUE_EPILOG = """
 \b
 Examples:
-  tacit pki issue --ca ca --role coordinator --name hub --out issued/hub --host hub.example.org
+  tacit pki issue --ca ca --role coordinator --name hub --out issued/hub \\
+      --host hub.example.org
   tacit pki issue --ca ca --role site --name alpha --out issued/alpha
-  tacit pki issue --ca ca --role site --name alpha --out issued/alpha-2027 --rotate
+  tacit pki issue --ca ca --role site --name alpha --out issued/alpha-2027 \\
+      --rotate
 """
 
 _SHOW_EPILOG = """

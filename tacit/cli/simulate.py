@@ -21,7 +21,7 @@ _EPILOG = """
 \b
 Examples:
   tacit simulate run.toml --out sim
-  tacit simulate run.toml --out sim --fresh            replace an earlier simulation
+  tacit simulate run.toml --out sim --fresh     replace an earlier simulation
 
 The run file's [simulation] section names a (draft) agreement and each site's data.
 """

@@ -305,7 +305,7 @@ def test_wrong_certificates_are_refused(tacit: Tacit) -> None:
         tacit.new(partner=[pem["alpha"], pem["beta"], tacit.issued / "gamma" / "tls.pem"])
     with pytest.raises(AgreementError, match="different names"):
         tacit.new(partner=[pem["alpha"], pem["alpha"], pem["beta"]])
-    with pytest.raises(InputError, match="^1 partner was given, expected 2 or more$"):
+    with pytest.raises(InputError, match=r"^1 partner was given, expected 2 or more$"):
         tacit.new(partner=[pem["alpha"]])
     assert not Path("agreement.yaml").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 
 import click
@@ -9,7 +10,7 @@ import pytest
 import typer
 
 import tacit
-from tacit.cli.main import _GROUPS, main
+from tacit.cli.main import _GROUPS, app, main
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -50,3 +51,27 @@ def test_a_group_is_listed_with_all_its_commands(name: str) -> None:
     group = typer.main.get_command(import_module(module).app)
     assert isinstance(group, click.Group)
     assert set(told.rstrip(".").partition(": ")[2].split(", ")) == set(group.commands)
+
+
+def _examples() -> Iterator[tuple[str, str]]:
+    """Each command's help as printed on 80 columns, from its examples on."""
+    root = click.Context(typer.main.get_command(app), info_name="tacit", terminal_width=80)
+    for name in _GROUPS:
+        command = typer.main.get_command(import_module(_GROUPS[name][0]).app)
+        if not isinstance(command, click.Group):
+            yield name, command.get_help(click.Context(command, root, name, terminal_width=80))
+            continue
+        for each, below in command.commands.items():
+            yield f"{name} {each}", below.get_help(click.Context(below, root, f"{name} {each}", terminal_width=80))
+
+
+def test_examples_are_printed_as_they_can_be_pasted() -> None:
+    """On 80 columns, one line each or continued by a backslash at the end of a line and nowhere else."""
+    for command, page in _examples():
+        if command.startswith("run "):
+            continue
+        examples = page.split("  Examples:\n")[1]
+        assert f"tacit {command}" in examples, command
+        assert max(map(len, examples.splitlines())) <= 80, (command, examples)
+        lines = [line for line in examples.splitlines() if "\\" in line]
+        assert all(line.endswith(" \\") and line.count("\\") == 1 for line in lines), (command, lines)
