@@ -28,7 +28,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import base_model_digest, resolve_model_folder  # first: it puts the Hugging Face libraries into offline mode
+from models.base import (
+    base_model_digest,
+    resolve_model_folder,
+)  # first: it puts the Hugging Face libraries into offline mode
 from models.compute import Compute
 from models.layout import AdapterLayout, Vector
 from models.tokens import Batch, TokenisedData
@@ -234,8 +237,8 @@ class AdapterModel:
         LoRA factors and head (``modules_to_save``) are in ``adapter_model.safetensors``. Nothing but ``torch``,
         ``transformers`` and ``peft`` is needed: load the base with ``AutoModelForTokenClassification`` and the adapter
         with ``PeftModel.from_pretrained``, sum the last hidden states over the attention mask, scale the sum to unit
-        length, and call the head on it. The README has the ten lines; a test runs them. It names the base by its digest,
-        as agreements do: where it lies is this machine's business.
+        length, and call the head on it. The README has the ten lines; a test runs them. It names the base by its
+        digest, as agreements do: where it lies is this machine's business.
 
         The head is a token-classification head because that is the linear layer over last hidden states for which
         every encoder of ``transformers`` has a class; it is applied to the pooled text instead of to each token.

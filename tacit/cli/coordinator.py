@@ -16,7 +16,8 @@ app = typer.Typer(help="The coordinator's gateway.", no_args_is_help=True, add_c
 _INIT_EPILOG = """
 \b
 Examples:
-  tacit coordinator init --home hub --pki issued/hub --agreement agreement.yaml
+  tacit coordinator init --home hub --pki issued/hub \\
+      --agreement agreement.yaml
   tacit coordinator init --home hub --pki issued/hub \\
       --agreement agreement.yaml --listen 0.0.0.0:9400
 """

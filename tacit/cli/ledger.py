@@ -42,7 +42,7 @@ Examples:
 A copy, an export and a proof, whose certificates lie elsewhere:
   tacit ledger verify alpha.sqlite --certificate identity.pem --ca ca.pem
   tacit ledger verify alpha.jsonl --certificate identity.pem --ca ca.pem
-  tacit ledger verify --proof proof.json --certificate identity.pem --ca ca.pem
+  tacit ledger verify --proof it.json --certificate identity.pem --ca ca.pem
 
 Exits with 6 when the log does not verify. A log that was cut back to an older state verifies: only somebody who
 remembers a later tree head, the coordinator or an auditor, can tell.
@@ -52,8 +52,8 @@ remembers a later tree head, the coordinator or an auditor, can tell.
 _PROVE_EPILOG = """
 \b
 Examples:
-  tacit ledger prove sites/alpha --entry 12                 this entry is in the log
-  tacit ledger prove sites/alpha --from 40                  the log continues its first 40 entries
+  tacit ledger prove sites/alpha --entry 12       this entry is in the log
+  tacit ledger prove sites/alpha --from 40        it continues its first 40
   tacit ledger prove sites/alpha --from 40 --to 90 > proof.json
 
 The first says what entry 12 says; the others are hashes alone.

@@ -49,8 +49,8 @@ Examples:
 _SHOW_EPILOG = """
 \b
 Examples:
-  tacit pki show issued/alpha          a peer's certificates, and the key an agreement pins
-  tacit pki show ca                    the CA, its fingerprint, and what it issued
+  tacit pki show issued/alpha      certificates, and the key an agreement pins
+  tacit pki show ca                the CA, its fingerprint, and what it issued
   tacit pki show issued/alpha --json
 """
 

@@ -20,9 +20,10 @@ app = typer.Typer(
 _CALIBRATE_EPILOG = """
 \b
 Examples:
-  tacit privacy calibrate --epsilon 8 --delta 1e-5 --sample-rate 0.2 --steps 20
-  tacit privacy calibrate --epsilon 3 --delta 1e-5 --sample-rate 0.1 --steps 50 \\
-      --json
+  tacit privacy calibrate --epsilon 8 --delta 1e-5 \\
+      --sample-rate 0.2 --steps 20
+  tacit privacy calibrate --epsilon 3 --delta 1e-5 \\
+      --sample-rate 0.1 --steps 50 --json
 
 Steps are those of the whole run: rounds times local steps.
 

@@ -41,7 +41,7 @@ _SERVE_EPILOG = """
 \b
 Examples:
   tacit site serve --home alpha
-  tacit site serve --home alpha --check        only check everything, then exit
+  tacit site serve --home alpha --check      only check everything, then exit
 """
 
 _STATUS_EPILOG = """
