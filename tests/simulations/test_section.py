@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from server.run_spec import load_run_spec
+from simulations.section import section_of
+from tacit.errors import ConfigError
 
 _RUN = """
 [run]
@@ -56,3 +61,14 @@ def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path: Path, secti
     assert ended.returncode in (2, 4), ended.stderr
     assert told in ended.stderr
     assert not (tmp_path / "sim").exists()
+
+
+def test_the_readme_s_run_file_is_one_and_its_section_makes_it_a_simulation(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    run, section = re.findall(r"```toml\n(.*?)```", readme, re.S)
+    path = tmp_path / "run.toml"
+    path.write_text(run)
+    with pytest.raises(ConfigError, match="names no simulated consortium"):
+        section_of(load_run_spec(path))
+    path.write_text(run + section + '[[simulation.sites]]\nname = "beta"\ndata = "beta.csv"\n')
+    assert [site.name for site in section_of(load_run_spec(path)).sites] == ["alpha", "beta"]
