@@ -91,8 +91,7 @@ class ConsortiumAuthority:
             valid_from: start of validity, with time zone; a few minutes ago when absent.
 
         Raises:
-            InputError: a bad name or duration.
-            CertificateError: the folder holds a CA already.
+            InputError: a bad name or duration, or the folder holds a CA already.
         """
         check_name("consortium", consortium)
         start, end = _period(valid_from, valid_days)
@@ -267,7 +266,7 @@ def _period(valid_from: datetime | None, valid_days: int) -> tuple[datetime, dat
 def _refuse_existing(folder: Path, names: Sequence[str]) -> None:
     existing = [str(folder / name) for name in names if (folder / name).exists() or (folder / name).is_symlink()]
     if existing:
-        raise CertificateError(
+        raise InputError(
             f"{', '.join(existing)} exist{'s' if len(existing) == 1 else ''} already; "
             "keys and certificates are never overwritten",
             hint="choose another folder, or move the old files away yourself",

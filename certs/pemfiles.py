@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from tacit.durable import create_private
-from tacit.errors import CertificateError, InputError
+from tacit.errors import CertificateError
 
 CA_CERTIFICATE = "ca.pem"
 TLS_CERTIFICATE = "tls.pem"
@@ -106,12 +106,9 @@ def write_new(path: Path, data: bytes, *, private: bool) -> None:
     """Create ``path``, 0600 when ``private`` and 0644 otherwise; never overwrites.
 
     Raises:
-        CertificateError: the file exists already.
+        InputError: the file exists already.
     """
-    try:
-        create_private(path, data)
-    except InputError as error:
-        raise CertificateError(error.message, hint=error.hint) from error
+    create_private(path, data)
     if not private:
         path.chmod(0o644)
 

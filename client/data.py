@@ -10,6 +10,7 @@ travel: what the coordinator is told is :attr:`tacit.errors.RefusalReason.DATA` 
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ CSV_SUFFIXES: Final = (".csv",)
 JSONL_SUFFIXES: Final = (".jsonl", ".ndjson")
 
 _SHOWN_NAMES = 20
+#: more labels than these are not read through on one line; the nearest few are told instead
+_READABLE_NAMES = 10
+_CLOSE_NAMES = 3
 _SHOWN_CHARACTERS = 60
 _DIGEST_LABEL = b"tacit/dataset/v1\0"
 
@@ -52,6 +56,11 @@ class LoadedData:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def empty_texts(self) -> int:
+        """Records whose text is blank. They are kept, for a record is a record; many of them hint at a wrong file."""
+        return sum(not text.strip() for text in self.texts)
 
 
 def load_private_records(
@@ -147,11 +156,7 @@ def load_records(
                 owners.append(users.setdefault(key, len(users)))
             target = index.get(label)
             if target is None:
-                raise DataError(
-                    f"{path}, {row.place}: unknown label {_short(label)} in column {label_column!r}, "
-                    f"expected one of: {_listed(labels)}",
-                    hint="correct the row, or agree on the label in a new agreement",
-                )
+                raise _unknown_label(path, row, label, label_column, labels)
             result = deidentify.apply(text)
             for kind, count in result.counts.items():
                 counts[kind] += count
@@ -159,7 +164,7 @@ def load_records(
             targets.append(target)
         digest = stream.hexdigest()
     if not texts:
-        raise DataError(f"{path} has no records, expected at least one", hint="check the file and its header")
+        raise _no_records(path)
     return LoadedData(
         tuple(texts),
         tuple(targets),
@@ -184,8 +189,28 @@ def distinct_labels(path: Path, label_column: str) -> tuple[str, ...]:
         for row in _rows(path, stream, (label_column,)):
             found.update(row.fields)
     if not found:
-        raise DataError(f"{path} has no records, expected at least one", hint="check the file and its header")
+        raise _no_records(path)
     return tuple(sorted(found))
+
+
+def check_first_record(
+    path: Path, text_column: str, label_column: str, key_column: str | None, labels: Sequence[str]
+) -> None:
+    """Read the header and the first record: enough to find a wrong file or column before anything is set up.
+
+    Args:
+        path: as for :func:`load_records`, and so are the columns and ``labels``.
+
+    Raises:
+        DataError: as for :func:`load_records`, about this much of the file.
+    """
+    columns = (text_column, label_column) if key_column is None else (text_column, label_column, key_column)
+    with _open(path) as stream:
+        row = next(_rows(path, stream, columns), None)
+    if row is None:
+        raise _no_records(path)
+    if row.fields[1] not in labels:
+        raise _unknown_label(path, row, row.fields[1], label_column, labels)
 
 
 class _HashingStream(io.RawIOBase):
@@ -320,6 +345,31 @@ def _first_undecodable_line(path: Path) -> int:
             except UnicodeDecodeError:
                 return number
     return 1
+
+
+def _no_records(path: Path) -> DataError:
+    return DataError(f"{path} has no records, expected at least one", hint="check the file and its header")
+
+
+def _unknown_label(path: Path, row: _Row, label: str, column: str, labels: Sequence[str]) -> DataError:
+    """Many labels on one line help nobody: the likely ones, or how many there are, where they are too many to see."""
+    close = difflib.get_close_matches(label, labels, n=_CLOSE_NAMES)
+    if len(labels) <= _READABLE_NAMES:
+        expected = f"expected one of: {_listed(labels)}"
+    elif close:
+        expected = f"expected one of the {len(labels)} agreed labels; did you mean {_alternatives(close)}?"
+    else:
+        expected = (
+            f"expected one of the {len(labels)} agreed labels, for example {_alternatives(labels[:_CLOSE_NAMES])}"
+        )
+    return DataError(
+        f"{path}, {row.place}: unknown label {_short(label)} in column {column!r}, {expected}",
+        hint="correct the row, or agree on the label in a new agreement; `tacit agreement show` lists them",
+    )
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return " or ".join(_short(name) for name in names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -28,7 +28,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import resolve_model_folder  # first: it puts the Hugging Face libraries into offline mode
+from models.base import (
+    base_model_digest,
+    resolve_model_folder,
+)  # first: it puts the Hugging Face libraries into offline mode
 from models.compute import Compute
 from models.layout import AdapterLayout, Vector
 from models.tokens import Batch, TokenisedData
@@ -77,8 +80,10 @@ class AdapterModel:
         head_name: str,
         labels: Sequence[str],
         max_tokens: int,
+        folder: Path,
         compute: Compute | None = None,
     ) -> None:
+        self._folder = folder
         self._compute = compute or Compute()
         self.module = module.to(self._compute.device)
         self.labels = tuple(labels)
@@ -232,7 +237,8 @@ class AdapterModel:
         LoRA factors and head (``modules_to_save``) are in ``adapter_model.safetensors``. Nothing but ``torch``,
         ``transformers`` and ``peft`` is needed: load the base with ``AutoModelForTokenClassification`` and the adapter
         with ``PeftModel.from_pretrained``, sum the last hidden states over the attention mask, scale the sum to unit
-        length, and call the head on it. The README has the ten lines; a test runs them.
+        length, and call the head on it. The README has the ten lines; a test runs them. It names the base by its
+        digest, as agreements do: where it lies is this machine's business.
 
         The head is a token-classification head because that is the linear layer over last hidden states for which
         every encoder of ``transformers`` has a class; it is applied to the pooled text instead of to each token.
@@ -251,7 +257,8 @@ class AdapterModel:
                 weight.copy_(kept)
                 bias.zero_()
         (folder / "labels.json").write_text(json.dumps(list(self.labels), indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_readme(self._head_name, self.max_tokens), encoding="utf-8")
+        page = _readme(self._head_name, self.max_tokens, base_model_digest(self._folder))
+        (folder / "README.md").write_text(page, encoding="utf-8")
 
 
 def build_classifier(
@@ -309,7 +316,7 @@ def build_classifier(
         for name, parameter in module.named_parameters():
             if ".lora_A." in name:
                 parameter.requires_grad_(False)
-    return AdapterModel(module, tokenizer, head_name, labels, max_tokens, compute)
+    return AdapterModel(module, tokenizer, head_name, labels, max_tokens, folder, compute)
 
 
 def _load(folder: Path, label_count: int) -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:
@@ -390,10 +397,15 @@ def _layout_name(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".default.", ".").replace(".modules_to_save.", ".")
 
 
-def _readme(head_name: str, max_tokens: int) -> str:
+def _readme(head_name: str, max_tokens: int, base_digest: str) -> str:
     return f"""# A LoRA adapter with a text-classification head
 
-Load it with `peft` on the base model it was trained on (`base` below):
+Load it with `peft` on the base model it was trained on. Three names are yours to set:
+
+- `base`: the folder of that base model. The agreement and the run's `report.html` name it; its digest is
+  `{base_digest}`.
+- `adapter`: this folder.
+- `texts`: a list of strings to classify.
 
 ```python
 import json, torch

@@ -27,6 +27,7 @@ _HEADER = """\
 # epsilon_lifetime_max, epsilon_per_run_max  the most privacy a record here may lose: ever, and in one run
 # min_noise_multiplier                       the least noise, as a multiple of the clip norm
 # max_rounds_per_run                         the most rounds a run may plan
+# allowed_strategies                         how sums become a new adapter; only those agreed upon, too
 # accept_runs                                false refuses every run; the switch to stop everything
 # require_deidentification                   true refuses agreements that leave texts as they are
 # allow_testing                              true accepts reproducible noise, which protects nothing

@@ -81,9 +81,11 @@ def split_csv(
         ConfigError: fewer than two sites, a repeated one, a bad alpha, or a file that exists already.
     """
     if len(set(sites)) != len(sites) or len(sites) < 2:
-        raise ConfigError(f"got sites {', '.join(sites)}; expected two or more different names")
+        raise ConfigError(
+            f"got sites {', '.join(sites)}; expected two or more different names", hint="give --site once for each site"
+        )
     if not alpha > 0:
-        raise ConfigError(f"got alpha {alpha}; expected a number above 0")
+        raise ConfigError(f"got alpha {alpha}; expected a number above 0", hint="0.5 skews, 100 hardly does")
     distinct_labels(source, label_column)  # the loader's own errors for a missing file or column
     with source.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)

@@ -32,7 +32,6 @@ from privacy.agreement import (
     AgreementBundle,
     VerifiedAgreement,
     dump_bundle,
-    load_bundle,
     party_from,
     sign,
     verify,
@@ -40,9 +39,10 @@ from privacy.agreement import (
 from privacy.ledger import Ledger
 from privacy.policy import SitePolicy
 from server.coordinator import Coordinator
-from server.run_spec import RunSpec, SimulatedSite, SimulationSection
+from server.run_spec import RunSpec, SimulatedSite
 from simulations.grid import InProcessGrid
 from simulations.memory_transport import MemoryAggregation
+from simulations.section import draft_of, section_of
 from tacit.errors import ConfigError
 
 #: Flower node ids of the simulated sites start here; 1 is the SuperLink's own
@@ -65,11 +65,11 @@ class SimulatedConsortium:
     def __init__(self, spec: RunSpec, folder: Path) -> None:
         self._spec = spec
         self._folder = folder
-        section = _section(spec)
+        section = section_of(spec)
         # threads as a site's own default: the same run deployed gives the same bits
         self._compute = configure_compute(1, section.device, section.precision)
         authority_folder = folder / "ca"
-        draft = _draft(section)
+        draft = draft_of(section)
         self._authority = ConsortiumAuthority.create(authority_folder, draft.consortium)
         self._identities = {
             site.name: self._issue("site", site.name) for site in sorted(section.sites, key=lambda site: site.name)
@@ -188,26 +188,3 @@ def prepare(spec: RunSpec, folder: Path, *, fresh: bool = False) -> Iterator[Sim
         yield consortium
     finally:
         consortium.close()
-
-
-def _section(spec: RunSpec) -> SimulationSection:
-    section = spec.simulation
-    if section is None or section.agreement is None or len(section.sites) < 2:
-        raise ConfigError(
-            "the run file names no simulated consortium",
-            hint='add [simulation] with agreement = "..." and two or more [[simulation.sites]] with name and data',
-        )
-    return section
-
-
-def _draft(section: SimulationSection) -> Agreement:
-    assert section.agreement is not None
-    draft = load_bundle(section.agreement).agreement
-    named, agreed = {site.name for site in section.sites}, set(draft.partner_names())
-    if named != agreed:
-        raise ConfigError(
-            f"[[simulation.sites]] names {', '.join(sorted(named))}, "
-            f"the agreement's partners are {', '.join(sorted(agreed))}",
-            hint="name each partner of the agreement once",
-        )
-    return draft

@@ -58,7 +58,9 @@ def parse_json(data: bytes | str) -> Any:
     try:
         return json.loads(data, object_pairs_hook=no_duplicates, parse_constant=no_constant, parse_float=finite)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not valid JSON: {error}") from error
+        raise InputError(
+            f"not valid JSON: {error}", hint="take the file again from where it was made; it may be cut or edited"
+        ) from error
 
 
 def digest(label: str, value: Json) -> str:

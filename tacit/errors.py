@@ -10,7 +10,7 @@ Every error says what was received, what was expected and, as ``hint``, what to 
     │   ├── ConfigError            run.toml, site.toml, coordinator.toml, policy.yaml
     │   ├── DataError              a CSV or JSONL file, a column, a label
     │   └── ModelError             a model folder, a layer, a task
-    ├── CertificateError           expired, foreign, unreadable, or would overwrite a key  exit 3
+    ├── CertificateError           expired, foreign or unreadable                          exit 3
     ├── AgreementError             unsigned, edited, expired, or not valid                 exit 4
     ├── Refusal                    the site's gate said no; carries a RefusalReason        exit 5
     ├── LedgerError                                                                        exit 6
@@ -75,7 +75,7 @@ class ModelError(InputError):
 
 
 class CertificateError(TacitError):
-    """A certificate or key is expired, foreign, unreadable, or would be overwritten."""
+    """A certificate or key is expired, foreign or unreadable."""
 
     exit_code = 3
 

@@ -12,6 +12,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _SHOWN_PROBLEMS = 8
 _SHOWN_CHARACTERS = 60
+#: what a pattern means, for people; others are shown as they are
+_PATTERNS = {r"^.+:[0-9]+$": "expected host:port"}
 
 
 def validated(model: type[Model], value: Any, *, source: str, error: type[TacitError] = ConfigError) -> Model:
@@ -46,4 +48,7 @@ def _describe(problem: Any) -> str:
             received = repr(problem["input"])
             if len(received) > _SHOWN_CHARACTERS:
                 received = received[:_SHOWN_CHARACTERS] + "..."
-            return f"{field}: received {received}, {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+            told = (
+                _PATTERNS.get(problem.get("ctx", {}).get("pattern")) or problem["msg"][:1].lower() + problem["msg"][1:]
+            )
+            return f"{field}: received {received}, {told}"

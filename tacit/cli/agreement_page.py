@@ -12,6 +12,7 @@ from rich.text import Text
 from privacy.agreement import Agreement, AgreementBundle
 from privacy.deidentify import profile_named
 from privacy.events import Adjacency, PrivacyUnit
+from privacy.report.figures import delta_text
 
 _MODES = {
     "local": "every site adds all the noise itself: it is protected even if all others collude",
@@ -104,7 +105,7 @@ def _privacy(agreement: Agreement) -> Rows:
     yield (
         "guarantee",
         f"{_CHANGE[terms.adjacency].format(unit=terms.unit)} changes what anybody outside can observe by at most a "
-        f"factor e^epsilon, except with probability delta = {terms.delta:g}",
+        f"factor e^epsilon, except with probability delta = {delta_text(terms.delta)}",
     )
     yield "epsilon, one run", f"at most {terms.epsilon_per_run:g}"
     yield "epsilon, ever", f"at most {terms.epsilon_lifetime:g}, over all runs on a site's data"

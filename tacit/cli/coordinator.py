@@ -14,17 +14,18 @@ from tacit.validation import validated
 app = typer.Typer(help="The coordinator's gateway.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 _INIT_EPILOG = """
+\b
 Examples:
-
-  tacit coordinator init --home coordinator --pki issued/hub --agreement agreement.yaml
-
-  tacit coordinator init --home coordinator --pki issued/hub --agreement agreement.yaml --listen 0.0.0.0:9400
+  tacit coordinator init --home hub --pki issued/hub \\
+      --agreement agreement.yaml
+  tacit coordinator init --home hub --pki issued/hub \\
+      --agreement agreement.yaml --listen 0.0.0.0:9400
 """
 
 _SERVE_EPILOG = """
+\b
 Examples:
-
-  tacit coordinator serve --home coordinator
+  tacit coordinator serve --home hub
 """
 
 

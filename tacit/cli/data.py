@@ -11,11 +11,15 @@ app = typer.Typer(
 )
 
 _SPLIT_EPILOG = """
+\b
 Examples:
+  tacit data split train.csv --label-column category \\
+      --site alpha --site beta --site gamma --out data
 
-  tacit data split train.csv --label-column category --site alpha --site beta --site gamma --out data
-
-  tacit data split train.csv --key-column customer --site alpha --site beta --out data      a user's rows at one site
+\b
+All rows of a user at one site:
+  tacit data split train.csv --key-column customer \\
+      --site alpha --site beta --out data
 """
 
 

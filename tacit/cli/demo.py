@@ -14,13 +14,11 @@ from tacit.errors import ProcessError
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _EPILOG = """
+\b
 Examples:
-
   tacit demo
-
-  tacit demo --fresh --seed 7          a new consortium with other data
-
-  tacit demo --short                   three rounds, to see that everything works
+  tacit demo --fresh --seed 7     a new consortium with other data
+  tacit demo --short              three rounds, to see that all works
 """
 
 
@@ -37,6 +35,7 @@ def demo(
     Everything is real: separate processes, mutual TLS, DP-SGD, secure aggregation, ledgers. Only the customer
     messages are invented.
     """
+    from privacy.report.figures import delta_text, epsilon_text
     from simulations.demo import Demo
     from simulations.demo_consortium import RECIPE, SHORT_ROUNDS
     from tacit.cli.progress_view import ProgressView
@@ -54,8 +53,8 @@ def demo(
     typer.echo("")
     typer.echo(f"accuracy on the public test set: {summary['accuracy_before']:.3f} -> {summary['accuracy_after']:.3f}")
     for adversary, bound in summary["adversaries"].items():
-        epsilon = "no claim" if bound["epsilon"] is None else f"{bound['epsilon']:.3f}"
-        typer.echo(f"epsilon against {adversary}: {epsilon} at delta {bound['delta']:g}")
+        epsilon = "no claim" if bound["epsilon"] is None else epsilon_text(bound["epsilon"])
+        typer.echo(f"epsilon against {adversary}: {epsilon} at delta {delta_text(bound['delta'])}")
     typer.echo(f"adapter (peft):  {result.out / 'adapter'}")
     typer.echo(f"report:          {result.out / 'report.html'} and report.json")
     typer.echo(f"summary:         {result.out / 'summary.json'}")

@@ -55,6 +55,15 @@ def check_credentials(pki: Path, agreement: Path, role: Role) -> tuple[PeerName,
     return name, verified
 
 
+def refuse_existing(home: Path) -> None:
+    """Refuse a ``home`` that is a site's or a coordinator's folder already, before any longer work.
+
+    Raises:
+        ConfigError: it holds certificates or an agreement.
+    """
+    _refuse_existing(home, ("pki", _AGREEMENT))
+
+
 @contextmanager
 def new_home(home: Path, pki: Path, agreement: Path) -> Iterator[Path]:
     """Give a folder to make things in, holding certificates and agreement; it becomes ``home`` when all went well.
@@ -70,7 +79,7 @@ def new_home(home: Path, pki: Path, agreement: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"cannot make {home}: {error.strerror}", hint="choose another folder") from error
     try:
-        _refuse_existing(home, ("pki", _AGREEMENT))
+        refuse_existing(home)
         shutil.copytree(pki, made / "pki")
         (made / "pki").chmod(0o700)
         shutil.copyfile(agreement, made / _AGREEMENT)

@@ -36,10 +36,13 @@ _VERIFY_EPILOG = """
 \b
 Examples:
   tacit ledger verify sites/alpha
-  tacit ledger verify alpha.sqlite --certificate alpha-identity.pem --ca ca.pem
   tacit ledger verify alpha.sqlite --hashes-only
-  tacit ledger verify alpha.jsonl --certificate alpha-identity.pem --ca ca.pem     an export
-  tacit ledger verify --proof proof.json --certificate alpha-identity.pem --ca ca.pem
+
+\b
+A copy, an export and a proof, whose certificates lie elsewhere:
+  tacit ledger verify alpha.sqlite --certificate identity.pem --ca ca.pem
+  tacit ledger verify alpha.jsonl --certificate identity.pem --ca ca.pem
+  tacit ledger verify --proof it.json --certificate identity.pem --ca ca.pem
 
 Exits with 6 when the log does not verify. A log that was cut back to an older state verifies: only somebody who
 remembers a later tree head, the coordinator or an auditor, can tell.
@@ -49,8 +52,8 @@ remembers a later tree head, the coordinator or an auditor, can tell.
 _PROVE_EPILOG = """
 \b
 Examples:
-  tacit ledger prove sites/alpha --entry 12                 this entry is in the log
-  tacit ledger prove sites/alpha --from 40                  the log continues its first 40 entries
+  tacit ledger prove sites/alpha --entry 12       this entry is in the log
+  tacit ledger prove sites/alpha --from 40        it continues its first 40
   tacit ledger prove sites/alpha --from 40 --to 90 > proof.json
 
 The first says what entry 12 says; the others are hashes alone.
@@ -64,6 +67,11 @@ Examples:
 
 One line of canonical JSON for each entry, then the signed tree head. `tacit ledger verify alpha.jsonl` checks it.
 """
+
+
+#: where a site's folder has its ledger, beside which its certificates are
+_IN_A_HOME = ("state", "ledger.sqlite")
+_VERIFY_HELP = "`tacit ledger verify --help` ends in examples"
 
 
 @app.command(epilog=_SHOW_EPILOG)
@@ -94,10 +102,10 @@ def verify(
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Do not check who signed the tree head."),
 ) -> None:
     """Check every entry, the tree over them and the site's signature; print the tree head."""
-    from privacy.ledger import Ledger, export_head, read_proof, verify_export
+    from privacy.ledger import Ledger, export_head, verify_export
 
     if (place is None) == (proof is None):
-        raise InputError("give a ledger, or a proof with --proof: one of the two")
+        raise InputError("give a ledger, or a proof with --proof: one of the two", hint=_VERIFY_HELP)
 
     def signer_of(path: Path, head: TreeHead) -> PeerIdentity | None:
         return None if hashes_only else _signer(path, certificate, ca, _moment(head))
@@ -105,7 +113,7 @@ def verify(
     told: LedgerProof | None = None
     if proof is not None:
         path = proof
-        told = read_proof(_read(path))
+        told = _proof(path)
         head = told.tree_head
         signer = signer_of(path, head)
         told.verify(signer)
@@ -140,7 +148,10 @@ def prove(
     from privacy.ledger import Ledger, prove_consistency, prove_inclusion
 
     if (entry is None) == (from_size is None) or (entry is not None and to_size is not None):
-        raise InputError("give --entry NUMBER, or --from SIZE with or without --to SIZE")
+        raise InputError(
+            "give --entry NUMBER, or --from SIZE with or without --to SIZE",
+            hint="`tacit ledger prove --help` ends in examples",
+        )
     with Ledger.open_readonly(_ledger_file(place)) as ledger:
         if entry is not None:
             made = prove_inclusion(ledger, entry)
@@ -165,7 +176,10 @@ def export_ledger(
     if out is None:
         typer.echo(data.decode(), nl=False)
         return
-    create_private(out, data)
+    try:
+        create_private(out, data)
+    except InputError as error:
+        raise InputError(error.message, hint="name another file with --out") from error
     typer.echo(f"{out}: {size} entries and the tree head")
 
 
@@ -173,7 +187,10 @@ def _moment(head: TreeHead) -> datetime:
     try:
         return datetime.fromisoformat(head.timestamp)
     except ValueError as error:
-        raise LedgerCorrupt(f"the tree head says it was made at {head.timestamp!r}, which is no time") from error
+        raise LedgerCorrupt(
+            f"the tree head says it was made at {head.timestamp!r}, which is no time",
+            hint="take the file again from the site that made it",
+        ) from error
 
 
 def _proved(told: LedgerProof) -> str:
@@ -189,11 +206,22 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+
+
+def _proof(path: Path) -> LedgerProof:
+    from privacy.ledger import read_proof
+
+    try:
+        return read_proof(_read(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _ledger_file(place: Path) -> Path:
-    return place / "state" / "ledger.sqlite" if place.is_dir() else place
+    return place.joinpath(*_IN_A_HOME) if place.is_dir() else place
 
 
 def _signer(path: Path, certificate: Path | None, ca: Path | None, at: datetime) -> PeerIdentity:
@@ -201,7 +229,13 @@ def _signer(path: Path, certificate: Path | None, ca: Path | None, at: datetime)
     from certs.identity import PeerIdentity, TrustAnchor
     from certs.pemfiles import CA_CERTIFICATE, IDENTITY_CERTIFICATE, certificate_pem, read_certificate
 
-    pki = path.resolve().parent.parent / "pki"
+    where = path.resolve()
+    if (where.parent.name, where.name) != _IN_A_HOME and (certificate is None or ca is None):
+        raise LedgerError(
+            f"the signature of {path} cannot be checked without --certificate and --ca",
+            hint="give the site's identity.pem and the consortium's ca.pem, or say --hashes-only",
+        )
+    pki = where.parent.parent / "pki"
     certificate = certificate or pki / IDENTITY_CERTIFICATE
     ca = ca or pki / CA_CERTIFICATE
     for file, option in ((certificate, "--certificate"), (ca, "--ca")):
@@ -219,6 +253,8 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from privacy.report.figures import delta_text
+
     head = page.tree_head
     console.print(Text(f"ledger {path}"))
     console.print(Text(f"{head.size} entries, root {head.root[:16]}, {head.timestamp}"))
@@ -229,24 +265,27 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
     if not page.datasets:
         console.print("nothing has been spent")
     for dataset in page.datasets:
-        title = Text(f"dataset {dataset.dataset} (epsilon for one {dataset.unit}, at delta {dataset.delta:g})")
+        title = Text(
+            f"dataset {dataset.dataset} (epsilon for one {dataset.unit}, at delta {delta_text(dataset.delta)})"
+        )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("run", no_wrap=True)
-        for column in ("spent", "limit", "left", "steps", "done", "lost", "open"):
+        for column in ("spent", "limit", "left", "rounds", "done", "lost", "open"):
             table.add_column(column, justify="right", no_wrap=True)
         for run in dataset.runs:
             left = None if run.epsilon is None else max(run.epsilon_limit - run.epsilon, 0.0)
+            # a reservation is for all that a round's order draws
             counts = (run.reserved, run.committed, run.forfeited, run.open)
             table.add_row(
-                Text(run.run_id), _number(run.epsilon), _number(run.epsilon_limit), _number(left), *map(str, counts)
+                Text(run.run_id), _spent(run.epsilon), _limit(run.epsilon_limit), _left(left), *map(str, counts)
             )
         table.add_section()
         totals = [sum(getattr(run, name) for run in dataset.runs) for name in ("reserved", "committed", "forfeited")]
         table.add_row(
             "lifetime",
-            _number(dataset.epsilon),
-            _number(dataset.epsilon_limit),
-            _number(dataset.epsilon_left),
+            _spent(dataset.epsilon),
+            _limit(dataset.epsilon_limit),
+            _left(dataset.epsilon_left),
             *map(str, (*totals, sum(run.open for run in dataset.runs))),
         )
         console.print(table)
@@ -258,5 +297,18 @@ def _print(console: Console, path: Path, page: LedgerStatement) -> None:
         )
 
 
-def _number(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value:.3f}"
+def _spent(epsilon: float | None) -> str:
+    from privacy.report.figures import epsilon_text
+
+    return "unbounded" if epsilon is None else epsilon_text(epsilon)
+
+
+def _limit(epsilon: float) -> str:
+    return f"{epsilon:.3f}"
+
+
+def _left(epsilon: float | None) -> str:
+    """Rounded down, as what was spent is rounded up."""
+    from privacy.report.figures import up
+
+    return "unbounded" if epsilon is None else f"{abs(up(-epsilon)):.3f}"

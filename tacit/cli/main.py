@@ -35,8 +35,8 @@ _GROUPS: dict[str, tuple[str, str]] = {
     "simulate": ("tacit.cli.simulate", "The same run in one process, no network."),
     "data": ("tacit.cli.data", "Prepare data for experiments: split."),
     "ledger": ("tacit.cli.ledger", "What a site has spent: show, verify, prove, export."),
-    "privacy": ("tacit.cli.privacy", "Privacy arithmetic: calibrate."),
-    "report": ("tacit.cli.report", "Write a run's report again."),
+    "privacy": ("tacit.cli.privacy", "Privacy arithmetic: calibrate, explain."),
+    "report": ("tacit.cli.report", "Recompute a run's report from its record."),
 }
 
 _EPILOG = """
@@ -96,13 +96,20 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit.", is_eager=True),
-) -> None:
-    if version:
+def _tell_version(wanted: bool) -> None:
+    """As a callback of the option: the root's own body never runs without a command."""
+    if wanted:
         typer.echo(f"tacit {tacit.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", "-V", help="Print the version and exit.", is_eager=True, callback=_tell_version
+    ),
+) -> None:
+    pass
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,8 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:
+        typer.echo(asked.format_message())
+        return 0
     except click.ClickException as error:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tacit"
+        given = error.ctx if isinstance(error, click.UsageError) else None
+        command = given.command_path if given else _command_of(sys.argv[1:] if arguments is None else arguments)
         tell(TacitError(error.format_message(), hint=f"{command} --help shows what it takes"))
         return error.exit_code
     except (_Stopped, KeyboardInterrupt, click.Abort) as stop:
@@ -131,6 +142,18 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("TACIT_TRACEBACK"):
             raise
         return 1
+
+
+def _command_of(arguments: list[str]) -> str:
+    """The command that ``arguments`` name, for an error that click raises without saying where it was."""
+    command: click.Command = typer.main.get_command(app)
+    path = "tacit"
+    for word in arguments:
+        found = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if found is None:
+            break
+        command, path = found, f"{path} {word}"
+    return path
 
 
 def _quieten_libraries() -> None:

@@ -14,12 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from certs.anchor import TrustAnchor, fingerprint
-from certs.authority import DEFAULT_HOSTS, REGISTER, ConsortiumAuthority
+from certs.authority import AUTHORITY_KEY, DEFAULT_HOSTS, REGISTER, ConsortiumAuthority
 from certs.names import Role
 from certs.pemfiles import CA_CERTIFICATE, IDENTITY_CERTIFICATE, TLS_CERTIFICATE, read_certificate
 from certs.profiles import check_validity_period, peer_name
 from certs.register import IssuedRegister
-from tacit.errors import InputError
+from tacit.errors import CertificateError, InputError
 
 app = typer.Typer(
     help="Certificates: consortium CA, coordinator and site identities.",
@@ -39,16 +39,18 @@ Keep the folder's ca.key away from the network: whoever has it can be everybody.
 _ISSUE_EPILOG = """
 \b
 Examples:
-  tacit pki issue --ca ca --role coordinator --name hub --out issued/hub --host hub.example.org
+  tacit pki issue --ca ca --role coordinator --name hub --out issued/hub \\
+      --host hub.example.org
   tacit pki issue --ca ca --role site --name alpha --out issued/alpha
-  tacit pki issue --ca ca --role site --name alpha --out issued/alpha-2027 --rotate
+  tacit pki issue --ca ca --role site --name alpha --out issued/alpha-2027 \\
+      --rotate
 """
 
 _SHOW_EPILOG = """
 \b
 Examples:
-  tacit pki show issued/alpha          a peer's certificates, and the key an agreement pins
-  tacit pki show ca                    the CA, its fingerprint, and what it issued
+  tacit pki show issued/alpha      certificates, and the key an agreement pins
+  tacit pki show ca                the CA, its fingerprint, and what it issued
   tacit pki show issued/alpha --json
 """
 
@@ -86,6 +88,11 @@ def issue(
             f"--host {host[0]} was given for a site, expected it for a coordinator only: nobody connects to a site",
             hint="leave --host out",
         )
+    for file in (CA_CERTIFICATE, AUTHORITY_KEY):
+        if not (ca / file).is_file():
+            raise CertificateError(
+                f"{ca} holds no CA: there is no {ca / file}", hint="--ca is the folder of `tacit pki init`"
+            )
     authority = ConsortiumAuthority.load(ca)
     issued = authority.issue(role, name, out, tuple(host) or DEFAULT_HOSTS, days, rotate=rotate)
     typer.echo(f"issued {issued.name} in {issued.folder}")
@@ -93,7 +100,10 @@ def issue(
     typer.echo(f"  identity key  {base64.b64encode(issued.identity_key).decode()}")
     if role is Role.COORDINATOR:
         typer.echo(f"  reached at    {', '.join(host or DEFAULT_HOSTS)}")
-    typer.echo(f"next: hand {issued.folder} to {name} over a channel you trust, and keep no copy")
+    typer.echo(
+        f"next: hand {issued.folder} to {name} over a channel you trust; keep {IDENTITY_CERTIFICATE} alone, which"
+    )
+    typer.echo("      is public and which `tacit agreement new` reads, and no copy of the keys")
 
 
 @app.command(epilog=_SHOW_EPILOG)

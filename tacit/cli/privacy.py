@@ -8,6 +8,8 @@ from pathlib import Path
 
 import typer
 
+from tacit.errors import Refusal
+
 app = typer.Typer(
     help="Privacy arithmetic: calibrate, explain.",
     no_args_is_help=True,
@@ -18,10 +20,15 @@ app = typer.Typer(
 _CALIBRATE_EPILOG = """
 \b
 Examples:
-  tacit privacy calibrate --epsilon 8 --delta 1e-5 --sample-rate 0.05 --steps 120
-  tacit privacy calibrate --epsilon 3 --delta 1e-5 --sample-rate 0.1 --steps 50 --json
+  tacit privacy calibrate --epsilon 8 --delta 1e-5 \\
+      --sample-rate 0.2 --steps 20
+  tacit privacy calibrate --epsilon 3 --delta 1e-5 \\
+      --sample-rate 0.1 --steps 50 --json
 
-Steps are those of the whole run: rounds times local steps. In mode site a round is one step, and nothing is sampled:
+Steps are those of the whole run: rounds times local steps.
+
+\b
+In mode site a round is one step, and nothing is sampled:
   tacit privacy calibrate --epsilon 8 --delta 1e-5 --sample-rate 1 --steps 20
 """
 
@@ -51,6 +58,7 @@ def calibrate(
     from privacy.accounting import calibrate_noise_multiplier
     from privacy.accounting import epsilon as epsilon_of
     from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+    from privacy.report.figures import delta_text, epsilon_text
 
     exact = calibrate_noise_multiplier(epsilon, delta, sample_rate, steps)
     # Upwards: what is printed must not spend more than was asked.
@@ -69,7 +77,7 @@ def calibrate(
         typer.echo(json.dumps({**facts, "sample_rate": sample_rate, "steps": steps}))
         return
     typer.echo(f"noise multiplier  {noise_multiplier:.{_DECIMALS}f}")
-    typer.echo(f"spends            epsilon {spent:.4f} at delta {delta:g} (one privacy unit, PLD)")
+    typer.echo(f"spends            epsilon {epsilon_text(spent)} at delta {delta_text(delta)}")
 
 
 @app.command(epilog=_EXPLAIN_EPILOG)
@@ -89,7 +97,13 @@ def explain(
     from tacit.cli.explanation_page import explanation_page
     from tacit.cli.explanation_plot import write_plot
 
-    facts = explain_files(run_file, agreement, second_opinion=second_opinion)
+    try:
+        facts = explain_files(run_file, agreement, second_opinion=second_opinion)
+    except Refusal as refused:
+        # the gate's own words, and nothing was ordered yet
+        told = refused.message.replace(" was ordered", " is asked for by the run file")
+        told = told.replace(" were ordered", " are asked for by the run file")
+        raise Refusal(refused.reason, told, hint=refused.hint) from refused
     if plot is not None:
         write_plot(facts, plot)
     if as_json:

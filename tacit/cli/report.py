@@ -1,4 +1,4 @@
-"""``tacit report``: a run's report again."""
+"""``tacit report``: a run's report, recomputed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _EPILOG = """
+\b
 Examples:
-
-  tacit report coordinator/state/runs/0123456789abcdef      recomputed from the run's record
-
-  tacit report demo/out                                     from its report.json alone
+  tacit report hub/state/runs/RUN_ID      recomputed from the run's record
+  tacit report demo/out                   from its report.json alone
 """
 
 
@@ -27,7 +26,7 @@ Examples:
 def report(
     folder: Path = typer.Argument(..., help="A run's folder, its out/ folder, or a folder with a report.json."),
 ) -> None:
-    """Write a run's report again and print one epsilon per adversary.
+    """Recompute a run's report from its record, and print one epsilon per adversary.
 
     FOLDER is a run's folder, or its out/: everything is recomputed from the run's record. Or it is a folder that
     holds only a report.json: then the page is made again from that, and nothing is recomputed.
@@ -84,11 +83,11 @@ def _render_again(folder: Path) -> ReportFacts:
 
 
 def _print_epsilons(facts: ReportFacts) -> None:
-    from privacy.report.figures import epsilon_text
+    from privacy.report.figures import delta_text, epsilon_text
 
     for bound in facts.adversaries:
         claim = "no privacy is claimed" if bound.epsilon is None else f"epsilon {epsilon_text(bound.epsilon)}"
-        typer.echo(f"against {bound.adversary}: {claim} at delta {bound.delta:g}")
+        typer.echo(f"against {bound.adversary}: {claim} at delta {delta_text(bound.delta)}")
     for finding in facts.findings:
         if finding.severity != "note":
             typer.echo(f"{finding.severity}: {finding.text}", err=True)

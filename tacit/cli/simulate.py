@@ -18,11 +18,10 @@ _STOP_S = 15.0
 _POLL_S = 0.2
 
 _EPILOG = """
+\b
 Examples:
-
   tacit simulate run.toml --out sim
-
-  tacit simulate run.toml --out sim --fresh            replace an earlier simulation
+  tacit simulate run.toml --out sim --fresh     replace an earlier simulation
 
 The run file's [simulation] section names a (draft) agreement and each site's data.
 """
@@ -36,10 +35,13 @@ def simulate(
 ) -> None:
     """Simulate the consortium of RUN_FILE (run.toml) in this process: same code, same protocol, no network."""
     from server.run_spec import load_run_spec
+    from simulations.section import draft_of, section_of
+
+    spec = load_run_spec(run_file)
+    draft_of(section_of(spec))  # before torch is loaded, which takes longest
     from simulations.simulate import prepare
     from tacit.cli.progress_view import ProgressView
 
-    spec = load_run_spec(run_file)
     with interruptible(), prepare(spec, out, fresh=fresh) as consortium:
         run_id = consortium.submit()
         failure: list[BaseException] = []

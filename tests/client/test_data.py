@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data import LoadedData, check_key_column, distinct_labels, load_records
+from client.data import LoadedData, check_first_record, check_key_column, distinct_labels, load_records
 from privacy.events import PrivacyUnit
 from tacit.errors import ConfigError, DataError
 
@@ -316,6 +316,33 @@ def test_an_unknown_label_names_the_row_and_what_is_allowed(tmp_path: Path) -> N
     path = written(tmp_path, '\n{"text": "a", "label": "lost "}\n', "data.jsonl")
     with refused(r"data\.jsonl, line 2: unknown label 'lost '"):
         load(path)
+
+
+def test_of_many_labels_only_the_nearest_are_told(tmp_path: Path) -> None:
+    labels = (*(f"label-{number:02}" for number in range(76)), "pending_top_up")
+    path = written(tmp_path, "text,label\na,pending_topup\n")
+    with refused("expected one of the 77 agreed labels; did you mean 'pending_top_up'") as caught:
+        load(path, labels=labels)
+    assert len(caught.value.message) < 300
+    path = written(tmp_path, "text,label\na,zzz\n")
+    with refused("expected one of the 77 agreed labels, for example 'label-00' or 'label-01' or 'label-02'$"):
+        load(path, labels=labels)
+
+
+def test_the_first_record_tells_a_wrong_file_and_no_more_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, "who,text,label\n1,a,lost\n2,b,nonsense\n")
+    check_first_record(path, "text", "label", "who", LABELS)
+    with refused("unknown label '1' in column 'who'"):
+        check_first_record(path, "text", "who", None, LABELS)
+    with refused("no column 'user'"):
+        check_first_record(path, "text", "label", "user", LABELS)
+    with refused("has no records"):
+        check_first_record(written(tmp_path, "text,label\n"), "text", "label", None, LABELS)
+
+
+def test_empty_texts_are_kept_and_counted(tmp_path: Path) -> None:
+    data = load(written(tmp_path, 'text,label\na,lost\n,lost\n" ",no\n'))
+    assert (len(data), data.empty_texts) == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.base import base_model_digest
 from models.classifier import AdapterModel, build_classifier
 from models.layout import state_digest
 from privacy.dpsgd import LoraGradients, check_independence, clipped_gradient_sum
@@ -310,7 +311,10 @@ def test_saved_adapter_loads_with_plain_peft(model: AdapterModel, tiny_model: Pa
     assert model.get_vector().tolist() == before.tolist()
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors", "labels.json"}
-    assert str(tiny_model) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    page = (tmp_path / "adapter" / "README.md").read_text()
+    assert base_model_digest(tiny_model) in page
+    assert all(f"- `{name}`: " in page for name in ("base", "adapter", "texts"))
+    assert str(tiny_model) not in page + (tmp_path / "adapter" / "adapter_config.json").read_text()
 
     run = subprocess.run(
         [sys.executable, "-c", LOAD_WITH_PLAIN_PEFT, str(tiny_model), str(tmp_path / "adapter"), *TEXTS],

@@ -111,7 +111,7 @@ def test_a_policy_is_written_with_comments_and_read_back(tmp_path: Path) -> None
     save_policy(policy, path)
     assert load_policy(path) == policy
     text = path.read_text()
-    plain = {"tacit_policy", "site", "allowed_strategies"}
+    plain = {"tacit_policy", "site"}
     assert all(f"# {field}" in text or f", {field}" in text for field in POLICY if field not in plain)
     assert yaml.safe_load(text) == POLICY
 

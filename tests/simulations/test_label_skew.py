@@ -100,10 +100,12 @@ def test_mistakes_are_clear_and_nothing_is_overwritten(tmp_path: Path) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     with pytest.raises(DataError, match="intent"):
         split_csv(path, "intent", ("x", "y"), alpha=0.5, seed=3, out=out)
-    with pytest.raises(ConfigError, match="different"):
+    with pytest.raises(ConfigError, match="different") as caught:
         split_csv(path, "label", ("x", "x"), alpha=0.5, seed=3, out=out)
-    with pytest.raises(ConfigError, match="alpha"):
+    assert caught.value.hint
+    with pytest.raises(ConfigError, match="alpha") as caught:
         split_csv(path, "label", ("x", "y"), alpha=0.0, seed=3, out=out)
+    assert caught.value.hint
     split_csv(path, "label", ("x", "y"), alpha=0.5, seed=3, out=out)
     with pytest.raises(ConfigError, match="exists already"):
         split_csv(path, "label", ("x", "y"), alpha=0.5, seed=4, out=out)

@@ -14,6 +14,7 @@ from certs.identity import Identity
 from privacy.accounting import epsilon
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
 from privacy.ledger import Budget, Ledger, StepKey
+from tacit.cli.ledger import _left, _spent
 from tacit.cli.main import main
 
 AGREEMENT = "sha256:" + "a" * 64
@@ -69,11 +70,18 @@ def test_show_as_a_table(tacit_ledger: Shell, site: Path) -> None:
     assert tacit_ledger("show alpha") == 0
     assert "6 entries" in tacit_ledger.out
     assert "intents [bold]together[/bold] (in force)" in tacit_ledger.out
-    assert "dataset messages (epsilon for one record, at delta 1e-05)" in tacit_ledger.out
+    assert "dataset messages (epsilon for one record, at delta 10⁻⁵)" in tacit_ledger.out
     rows = [line.replace("│", " ").split() for line in tacit_ledger.out.splitlines()]
+    assert ["run", "spent", "limit", "left", "rounds", "done", "lost", "open"] in rows
     assert [RUN, f"{SPENT:.3f}", "8.000", f"{8 - SPENT:.3f}", "3", "2", "0", "1"] in rows
     assert ["lifetime", f"{SPENT:.3f}", "20.000", f"{20 - SPENT:.3f}", "3", "2", "0", "1"] in rows
     assert f"open: run {RUN} round 3 step 3 on messages (entry 5)" in tacit_ledger.out
+
+
+def test_what_was_spent_is_rounded_up_and_what_is_left_down() -> None:
+    assert (_spent(7.9921), _left(0.0079)) == ("7.993", "0.007")
+    assert (_spent(8.0), _left(0.0)) == ("8.000", "0.000")
+    assert (_spent(None), _left(None)) == ("unbounded", "unbounded")
 
 
 def test_show_as_json(tacit_ledger: Shell, site: Path) -> None:
@@ -123,7 +131,7 @@ def test_verify_a_copy_outside_the_sites_folder(tacit_ledger: Shell, site: Path)
     Path("audit/copies").mkdir(parents=True)
     shutil.copy(site / "state/ledger.sqlite", "audit/copies/alpha.sqlite")
     assert tacit_ledger("verify audit/copies/alpha.sqlite") == 6
-    assert "the signature cannot be checked" in tacit_ledger.err
+    assert "cannot be checked without --certificate and --ca" in tacit_ledger.err
     assert "--hashes-only" in tacit_ledger.err
     assert tacit_ledger("verify audit/copies/alpha.sqlite --hashes-only") == 0
     assert "not checked" in tacit_ledger.out
@@ -202,13 +210,25 @@ def test_prove_that_the_log_only_grew(tacit_ledger: Shell, site: Path, options: 
         ("verify", 2, "give a ledger, or a proof"),
         ("verify alpha --proof alpha/pki/identity.pem", 2, "give a ledger, or a proof"),
         ("verify --proof nowhere.json", 2, "cannot be read"),
-        ("verify --proof alpha/pki/identity.pem", 2, "JSON"),
-        ("export alpha --out alpha/pki/identity.pem", 2, "exists already"),
+        ("verify --proof alpha/pki/identity.pem", 2, "alpha/pki/identity.pem: not valid JSON"),
+        ("export alpha --out alpha/pki/identity.pem", 2, "name another file with --out"),
     ],
 )
 def test_what_cannot_be_proved(tacit_ledger: Shell, site: Path, line: str, code: int, said: str) -> None:
     assert tacit_ledger(line) == code
     assert said in tacit_ledger.err
+    assert [part.split(":")[0] for part in tacit_ledger.err.splitlines()] == ["error", "hint"]
+
+
+def test_an_export_or_a_proof_asks_for_the_certificates_it_lacks(tacit_ledger: Shell, site: Path) -> None:
+    """No path is guessed: nothing says that an export lies in a site's folder."""
+    assert tacit_ledger("export alpha --out alpha/state/alpha.jsonl") == 0
+    assert tacit_ledger("prove alpha --entry 1") == 0
+    Path("alpha/state/proof.json").write_text(tacit_ledger.out)
+    for line in ("verify alpha/state/alpha.jsonl", "verify --proof alpha/state/proof.json"):
+        assert tacit_ledger(line) == 6
+        assert "cannot be checked without --certificate and --ca\nhint: " in tacit_ledger.err
+        assert "there is no" not in tacit_ledger.err
 
 
 def test_export_and_verify_it_elsewhere(tacit_ledger: Shell, site: Path) -> None:

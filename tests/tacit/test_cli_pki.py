@@ -57,6 +57,7 @@ def test_from_nothing_to_a_site(pki: Shell) -> None:
     assert pki("issue --ca ca --role site --name alpha --out alpha --days 30") == 0
     assert str(check_validity(Path("alpha"))) == "tacit://acme/site/alpha"
     assert "issued tacit://acme/site/alpha in alpha" in pki.out
+    assert "keep identity.pem alone" in pki.out
     assert base64.b64encode(Identity.load(Path("alpha")).public_key_bytes).decode() in pki.out
     assert f"{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}" in pki.out
 
@@ -106,16 +107,26 @@ def test_rotate(acme: Shell) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "error", "hint"),
     [
-        ("init --folder ca --consortium acme", 3, "never overwritten", "choose another folder"),
+        ("init --folder ca --consortium acme", 2, "never overwritten", "choose another folder"),
         ("init --folder new --consortium ACME", 2, "'ACME' is not a valid name", "north-hospital"),
         ("init --folder new --consortium acme --days 0", 2, "valid for 0 days", ""),
         ("issue --ca ca --role site --name alpha --out new", 2, "two peers cannot have one name", "--rotate"),
-        ("issue --ca ca --role site --name alpha --out alpha --rotate", 3, "never overwritten", "another folder"),
+        ("issue --ca ca --role site --name alpha --out alpha --rotate", 2, "never overwritten", "another folder"),
         ("issue --ca ca --role site --name beta --out new --rotate", 2, "never issued", "leave --rotate out"),
         ("issue --ca ca --role site --name beta --out new --host x", 2, "nobody connects to a site", "--host"),
         ("issue --ca ca --role site --name beta --out new --days 9999", 2, "the CA's own validity", "fewer days"),
-        ("issue --ca nowhere --role site --name beta --out new", 3, "nowhere/ca.pem", ""),
-        ("issue --ca alpha --role site --name beta --out new", 3, "alpha/ca.key", ""),
+        (
+            "issue --ca nowhere --role site --name beta --out new",
+            3,
+            "nowhere/ca.pem",
+            "--ca is the folder of `tacit pki init`",
+        ),
+        (
+            "issue --ca alpha --role site --name beta --out new",
+            3,
+            "alpha/ca.key",
+            "--ca is the folder of `tacit pki init`",
+        ),
         ("show nowhere", 3, "nowhere/ca.pem", "tacit pki issue"),
     ],
 )

@@ -18,6 +18,7 @@ from rich.console import Console
 from privacy.accounting import epsilon
 from privacy.agreement import draft, save_bundle
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussian
+from privacy.report.figures import epsilon_text
 from server.explanation import explain_files
 from server.explanation_facts import CoalitionEpsilon
 from simulations.demo_consortium import DELTA, EPSILON, RECIPE
@@ -51,7 +52,7 @@ def test_what_is_printed_meets_the_target_as_printed(capsys: pytest.CaptureFixtu
     assert printed
     value = spent(float(printed[1]))
     assert 0.999 * 8 <= value <= 8
-    assert f"epsilon {value:.4f} at delta 1e-05 (one privacy unit, PLD)" in out
+    assert f"spends            epsilon {epsilon_text(value)} at delta 10⁻⁵\n" in out
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,7 +300,7 @@ def test_explain_refuses_what_it_cannot_explain(
         (("noise_multiplier = 1.1", "noise_multiplier = 0.4"), (), 5, "agreed: at least 0.5"),
         (("rounds = 4", 'rounds = 4\nmode = "joint"\nstrategy = "joint-dp-sgd"'), (), 5, "'joint-dp-sgd'"),
         (("rounds = 4", 'rounds = 4\nmode = "central"'), (), 2, "run.mode"),
-        (("rounds = 4", 'rounds = 4\nmode = "site"'), (), 5, "'site' was ordered"),
+        (("rounds = 4", 'rounds = 4\nmode = "site"'), (), 5, "'site' is asked for by the run file"),
         (
             ('"agreement.yaml"\n', '"agreement.yaml"\nsites = [{ name = "omega", data = "x.csv" }]\n'),
             (),

@@ -31,7 +31,7 @@ def test_a_run_is_reported_again_from_its_record(
         assert (run_folder / "out" / name).is_file()
     assert str(Path("out") / "report.html") in printed
     for adversary in ("coordinator", "coordinator+c sites", "site", "public"):
-        assert f"against {adversary}: epsilon 2.196 at delta 1e-05" in printed
+        assert f"against {adversary}: epsilon 2.196 at delta 10⁻⁵" in printed
     summary = json.loads((run_folder / "out" / "summary.json").read_text())
     assert summary["adversaries"]["public"]["epsilon"] == pytest.approx(2.1958880)
 
@@ -55,7 +55,7 @@ def test_what_touches_the_privacy_claim_is_printed_too(tmp_path: Path, capsys: p
     run: Any = _MAKE["write_plain_run"](tmp_path / "run", rounds=1, testing=True)
     assert main(["report", str(run.write())]) == 0
     printed = capsys.readouterr()
-    assert "against public: no privacy is claimed at delta 1e-05" in printed.out
+    assert "against public: no privacy is claimed at delta 10⁻⁵" in printed.out
     assert "alarm: There is NO privacy claim" in printed.err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel, Field
 
 from privacy.order import Strict
 from tacit.errors import AgreementError, ConfigError
@@ -49,3 +50,15 @@ def test_long_values_and_long_lists_of_problems_are_cut() -> None:
         validated(Outer, {"name": ["y" * 500], **{f"field{i}": 1 for i in range(20)}}, source="x")
     assert len(caught.value.message) < 600
     assert "and 14 more" in caught.value.message
+
+
+def test_a_pattern_is_told_in_words() -> None:
+    class Address(BaseModel):
+        at: str = Field(pattern=r"^.+:[0-9]+$")
+        code: str = Field(pattern="^x$", default="x")
+
+    with pytest.raises(ConfigError) as caught:
+        validated(Address, {"at": "localhost", "code": "y"}, source="x")
+    assert caught.value.message == (
+        "x: at: received 'localhost', expected host:port; code: received 'y', string should match pattern '^x$'"
+    )

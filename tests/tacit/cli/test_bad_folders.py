@@ -122,19 +122,25 @@ def test_a_site_is_made_once_and_serves(tacit: Shell, made: LocalConsortium, pla
     answer = tacit(*init_site(made, plan, home))
     assert (answer.code, answer.err) == (0, "")
     assert f"runs are refused until {home / 'policy.yaml'} says" in answer.out
+    assert "starts a new ledger: never make a second one for a site that has trained" in answer.out
     assert {path.name for path in home.iterdir()} == {
         "agreement.yaml", "notes.txt", "pki", "policy.yaml", "site.toml", "state",
     }  # fmt: skip
     assert check(tacit, home).code == 0
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    tacit(*init_site(made, plan, home)).fails(2, "exists already", "choose another folder")
+    again = init_site(made, plan, home, data="nowhere.csv", base_model="nowhere")
+    tacit(*again).fails(2, "exists already", "choose another folder")
     assert before == {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"coordinator": "hub.example.org"}, "coordinator: received 'hub.example.org'"),
+        ({"coordinator": "hub.example.org"}, "coordinator: received 'hub.example.org', expected host:port"),
+        ({"label_column": "kind"}, "has no column 'kind'; columns found: 'text', 'label'"),
+        ({"label_column": "text", "text_column": "label"}, "unknown label 'the old animal is here'"),
+        # the data before the model, which takes longer to look at
+        ({"data": "nowhere.csv", "base_model": "nowhere"}, "the data file nowhere.csv does not exist"),
         ({"data": "nowhere.csv"}, "the data file nowhere.csv does not exist"),
         ({"base_model": "nowhere"}, "is not a folder; expected one with config.json"),
         ({"base_model": "package:no_such_package"}, "'no_such_package' of 'package:no_such_package' is not installed"),

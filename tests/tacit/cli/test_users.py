@@ -64,9 +64,13 @@ def test_a_site_of_users_whose_data_have_no_such_column_or_an_empty_key(
     tacit: Shell, made_of_users: LocalConsortium, plan_of_users: ConsortiumPlan, tmp_path: Path
 ) -> None:
     home = tmp_path / "new"
-    assert tacit(*init(made_of_users, plan_of_users, home, "--key-column", "customer")).code == 0
-    tacit("site", "serve", "--check", "--home", home).fails(2, "no column 'customer'", "'text', 'label', 'who'")
-    settings = (home / "site.toml").read_text().replace('"customer"', '"who"')
+    told = ("no column 'customer'", "'text', 'label', 'who'")
+    tacit(*init(made_of_users, plan_of_users, home, "--key-column", "customer")).fails(2, *told)
+    assert not home.exists()
+    assert tacit(*init(made_of_users, plan_of_users, home, "--key-column", "who")).code == 0
+    settings = (home / "site.toml").read_text()
+    (home / "site.toml").write_text(settings.replace('"who"', '"customer"'))
+    tacit("site", "serve", "--check", "--home", home).fails(2, *told)
     holed = tmp_path / "holed.csv"
     holed.write_text(plan_of_users.sites["alpha"].read_text().replace("client-1\n", "\n", 1))
     (home / "site.toml").write_text(settings.replace(str(plan_of_users.sites["alpha"]), str(holed)))
