@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privacy.order import ReceiptStatus
-from tacit.errors import Refusal, RefusalReason
+from tacit.errors import Refusal, RefusalReason, TacitError
 
 #: Decided by the agreement, the run file, a site's policy or what is spent: another order of this run meets them again.
 #: The others may pass: a site was busy, its data or its ledger were being mended.
@@ -28,7 +28,10 @@ LASTING = frozenset(
     }
 )
 
-_BUDGET_HINT = "only a new agreement with a larger budget allows another run; what was spent stays spent"
+_BUDGET_HINT = (
+    "only a larger budget allows another run: a new agreement with a larger budget, or the site's policy.yaml where "
+    "that is the stricter; what was spent stays spent"
+)
 _HINT = "ask the sites that refused; once that is mended, resume the run"
 
 
@@ -58,3 +61,8 @@ def final_refusal(refused: Mapping[str, ReceiptStatus], *, cohort: int, needed: 
     reasons = [RefusalReason(outcome.reason) for _, outcome in sorted(lasting.items())]
     reason = RefusalReason.BUDGET if RefusalReason.BUDGET in reasons else reasons[0]
     return Refusal(reason, refusals_told(lasting), hint=_BUDGET_HINT if reason is RefusalReason.BUDGET else _HINT)
+
+
+def can_resume(error: TacitError) -> bool:
+    """Return whether a run that ``error`` ended may go on once its cause is mended; what is spent stays spent."""
+    return not (isinstance(error, Refusal) and error.reason is RefusalReason.BUDGET)

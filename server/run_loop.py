@@ -24,7 +24,7 @@ from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from server.coordinator import CoordinatorLink
 from server.evaluation import PublicTestSet
 from server.preflight import plan_of
-from server.refusals import final_refusal, refusals_told
+from server.refusals import can_resume, final_refusal, refusals_told
 from server.release import release_adapter, write_report
 from server.run_spec import JOINT_STRATEGY, RunSpec
 from server.witnesses import head_of
@@ -81,7 +81,7 @@ class RunLoop:
         try:
             rounds = self._execute()
         except TacitError as error:
-            self._finish("failed", 0, error.message, error.hint)
+            self._finish("failed", 0, error.message, hint=error.hint, can_resume=can_resume(error))
             raise
         except Exception as error:
             self._finish("failed", 0, f"{type(error).__name__}: {error}")
@@ -297,10 +297,14 @@ class RunLoop:
     def _emit(self, kind: str, **fields: object) -> None:
         self._link.emit(self._run_id, {"event": kind, **fields})
 
-    def _finish(self, status: str, rounds_done: int, reason: str, hint: str | None = None) -> None:
+    def _finish(
+        self, status: str, rounds_done: int, reason: str, *, hint: str | None = None, can_resume: bool = True
+    ) -> None:
         seconds = round(time.monotonic() - self._started, 3)
-        told = {"hint": hint} if hint else {}
-        self._emit("run-finished", status=status, reason=reason, seconds=seconds, rounds_done=rounds_done, **told)
+        told: dict[str, object] = {"status": status, "reason": reason}
+        if status != "completed":
+            told |= {"hint": hint, "can_resume": can_resume}
+        self._emit("run-finished", **told, seconds=seconds, rounds_done=rounds_done)
 
 
 def _words(receipt: Receipt) -> tuple[str, str, str]:

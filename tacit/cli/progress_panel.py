@@ -41,6 +41,7 @@ _PHASES: dict[str, tuple[str, str, str]] = {
     "refused": ("⊘", "refused", "bold red"),
     "failed": ("✗", "failed", "bold red"),
     "lost": ("✗", "lost", "bold red"),
+    "left": ("✗", "left", "dim"),
 }
 
 
@@ -98,6 +99,9 @@ def line_for(event: Mapping[str, Any], state: ProgressState) -> str:
         told += f": {event['message']}" if event.get("message") else ""
     elif kind == "site-receipt":
         told = _receipt_line(event, state)
+    elif kind == "ledger-refused":
+        told = f"round {event.get('round')}: ALARM: the ledger of {event.get('site')} is refused"
+        told += f": {event['reason']}" if event.get("reason") else ""
     elif kind == "round-finished":
         told = f"round {event['round']}/{state.rounds}: summed over {len(event.get('survivors', ()))} sites"
         told += f", without {', '.join(event['dropped'])}" if event.get("dropped") else ""

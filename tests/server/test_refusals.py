@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from privacy.order import ReceiptStatus
-from server.refusals import LASTING, final_refusal, refusals_told
+from server.refusals import LASTING, can_resume, final_refusal, refusals_told
 from tacit.errors import RefusalReason
 
 
@@ -30,7 +30,8 @@ def test_a_run_ends_when_too_few_sites_are_left_that_did_not_refuse_for_good() -
     final = final_refusal(two, cohort=4, needed=3)
     assert final is not None
     assert (final.reason, final.message) == (RefusalReason.BUDGET, "alpha, beta refused it (budget): budget at alpha")
-    assert "only a new agreement with a larger budget" in str(final.hint)
+    assert "a new agreement with a larger budget" in str(final.hint)
+    assert not can_resume(final)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,4 @@ def test_what_lasts_is_not(reason: RefusalReason) -> None:
     assert final is not None
     assert (final.reason, final.message) == (reason, f"alpha refused it ({reason}): {reason} at alpha")
     assert final.hint
+    assert can_resume(final) == (reason != "budget")

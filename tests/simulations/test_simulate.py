@@ -499,6 +499,7 @@ def test_a_site_that_cannot_afford_the_run_refuses_before_training(tmp_path: Pat
         assert told.startswith("alpha, beta, gamma refused it (budget): with this run's rounds 1 to 2, the lifetime of")
     assert events[-1]["status"] == "failed"
     assert "a new agreement with a larger budget" in events[-1]["hint"]
+    assert events[-1]["can_resume"] is False
     assert {(receipt["outcome"]["status"], receipt["outcome"]["reason"]) for receipt in receipts} == {
         ("refused", "budget")
     }
@@ -535,8 +536,8 @@ def test_four_sites_go_on_without_one_that_is_lost_after_its_upload(tmp_path: Pa
     (finished,) = (event for event in events if event["event"] == "round-finished")
     # its upload was complete, so its update is in the sum although it is gone
     assert finished["survivors"] == ["alpha", "beta", "delta", "gamma"]
-    lost = [event for event in events if event.get("site") == "delta" and event.get("phase") == "lost"]
-    assert lost
+    phases = [event["phase"] for event in events if event["event"] == "site-phase" and event["site"] == "delta"]
+    assert phases.count("left") == 1
 
 
 def test_three_sites_cannot_spare_one_and_the_reason_names_it(tmp_path: Path, small_plan: Plan) -> None:

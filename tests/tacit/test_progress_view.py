@@ -149,6 +149,24 @@ def test_faults_become_messages_and_the_latest_four_stay() -> None:
     assert state.sites["alpha"].phase == "refused"
 
 
+def test_a_ledger_that_was_rolled_back_is_told_in_a_log_too() -> None:
+    told = event("ledger-refused", round=2, step=2, site="beta", reason="the ledger was rolled back\x1b[2J", hint="x")
+    state = state_after(submitted(), told)
+    line = "09:30:01 round 2: ALARM: the ledger of beta is refused: the ledger was rolled back\ufffd[2J"
+    assert line_for(told, state) == line
+    assert state.messages == ["the ledger of beta is refused: the ledger was rolled back\ufffd[2J"]
+
+
+def test_a_site_that_leaves_is_told_by_its_receipt_alone() -> None:
+    left = event("site-phase", round=1, step=1, site="alpha", phase="left")
+    state = state_after(submitted(), left)
+    assert (state.sites["alpha"].phase, state.messages, line_for(left, state)) == ("left", [], "")
+    assert "✗ left" in shown(state, 80)
+    state.apply(receipt("alpha", "refused", reason="budget", message="too much"))
+    state.apply(left)
+    assert (state.sites["alpha"].phase, state.messages) == ("refused", ["alpha refused (budget): too much"])
+
+
 def test_a_connection_that_ends_after_the_last_word_changes_nothing() -> None:
     for last in ("refused", "failed", "completed"):
         state = state_after(
