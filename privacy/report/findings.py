@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from privacy.report.events import LedgerRefused, RunEvents
 from privacy.report.facts import Finding, ReportFacts
-from privacy.report.figures import sentence
+from privacy.report.figures import epsilon_text, sentence
 from privacy.report.spending import same_epsilon
 from privacy.secagg.threshold import survivors_required
 
@@ -52,25 +52,27 @@ def _alarms(facts: ReportFacts, submitted_digest: str) -> Iterator[Finding]:
             if not step.receipt_fits:
                 yield _alarm(
                     f"{site.site}, round {step.round}, step {step.step}: the receipt says epsilon "
-                    f"{step.epsilon_run_by_receipt:.6g} for this run, the events explain {step.epsilon_run:.6g}; no "
+                    f"{epsilon_text(step.epsilon_run_by_receipt, 6)} for this run, the events explain "
+                    f"{epsilon_text(step.epsilon_run, 6)}; no "
                     "number of orders carried out costs what the receipt says."
                 )
         if site.epsilon_run > facts.epsilon_budget and not same_epsilon(site.epsilon_run, facts.epsilon_budget):
             yield _alarm(
-                f"{site.site} may have spent epsilon {site.epsilon_run:.4g}, more than the {facts.epsilon_budget:g} "
-                "the agreement allows one run."
+                f"{site.site} may have spent epsilon {epsilon_text(site.epsilon_run)}, more than the "
+                f"{facts.epsilon_budget:g} the agreement allows one run."
             )
         lifetime = site.epsilon_lifetime_by_receipt
         if lifetime is not None and lifetime > agreement.epsilon_lifetime:
             yield _alarm(
-                f"{site.site} reports a lifetime epsilon of {lifetime:.4g}, more than the "
+                f"{site.site} reports a lifetime epsilon of {epsilon_text(lifetime)}, more than the "
                 f"{agreement.epsilon_lifetime:g} agreed."
             )
     opinion = facts.second_opinion
     if opinion is not None and not opinion.agrees:
         yield _alarm(
-            f"The accountants disagree: PLD {opinion.pld:.4g}, PRV {opinion.prv:.4g}, RDP {opinion.rdp:.4g}; a "
-            f"difference of {opinion.tolerance:.2g} would be explained by discretisation."
+            f"The accountants disagree: PLD {epsilon_text(opinion.pld)}, PRV {epsilon_text(opinion.prv)}, RDP "
+            f"{epsilon_text(opinion.rdp)}; a difference of {opinion.tolerance:.2g} would be "
+            "explained by discretisation."
         )
     needed = survivors_required(facts.parameters.secagg.threshold, agreement.min_cohort)
     for attempt in facts.steps:

@@ -217,7 +217,7 @@ def test_the_view_fits_and_shows_what_counts(width: int) -> None:
 
 def test_a_long_site_name_is_cut_and_not_the_figures() -> None:
     name = "a-partner-with-a-very-long-name-indeed"
-    text = shown(state_after(submitted(sites=[name, "b"]), receipt(name, epsilon=7.77)), 80)
+    text = shown(state_after(submitted(sites=[name, "b"]), receipt(name, epsilon=7.7601)), 80)
     assert "a-partner-with-a-ve…" in text
     assert "ε 7.77 / 8" in text
 
@@ -247,7 +247,7 @@ def test_a_log_gets_one_line_for_each_event_that_tells_something() -> None:
             event("round-started", 2, round=1, step=1),
             event("site-phase", 3, round=1, step=1, site="alpha", phase="training"),
             event("site-phase", 3, round=1, step=1, site="beta", phase="failed", message="a bad [bold]share[/]"),
-            receipt("alpha", epsilon=2.0),
+            receipt("alpha", epsilon=2.0001),
             receipt("gamma", "refused", reason="budget", message="too much"),
             event("round-burnt", 4, round=1, step=1, reason="too few"),
             finished(1, 6.04, dropped=["gamma"]),
@@ -262,7 +262,7 @@ def test_a_log_gets_one_line_for_each_event_that_tells_something() -> None:
         "09:30:01 waiting for beta",
         "09:30:02 round 1/4: orders sent (step 1)",
         "09:30:03 round 1: beta failed: a bad [bold]share[/]",
-        "09:30:01 round 1: alpha done, epsilon 2.000 of 8, 609 kB sent",
+        "09:30:01 round 1: alpha done, epsilon 2.001 of 8, 609 kB sent",
         "09:30:01 round 1: gamma refused (budget): too much",
         "09:30:04 round 1: ended without a sum: too few",
         "09:30:01 round 1/4: summed over 2 sites, without gamma, 6.0 s, about 0:18 to go",
