@@ -125,8 +125,8 @@ class Coordinator:
             self.emit(order.run_id, {"event": kind, "round": order.round, "step": order.step, **fields})
 
         self.steps.open(order, join_deadline_s=spec.run.join_deadline_s, on_event=on_event)
-        started = {"event": "round-started", "round": order.round, "step": order.step, "steps": order.secagg.steps}
-        self.emit(order.run_id, started)
+        facts = {"round": order.round, "step": order.step, "steps": order.secagg.steps}
+        self.emit(order.run_id, {"event": "round-started", **facts, "adapter_length": order.adapter_length})
 
     def await_step(self, order: Order, step: int | None = None) -> SumResult:
         """Block until a step of the order has ended; raises StepBurnt when it ended without a sum."""

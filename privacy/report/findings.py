@@ -109,19 +109,20 @@ def _warnings(facts: ReportFacts, record: RunEvents) -> Iterator[Finding]:
             yield _warning(
                 f"Round {step.round}, step {step.step} ended without a sum: {sentence(step.reason or 'no reason')}"
             )
+    current = facts.step_in_progress
+    if current is not None:
+        yield _warning(f"Step {current} is still in progress; it counts as spent.")
     for site in facts.sites:
-        silent = [str(step.step) for step in site.steps if step.status in ("failed", "no receipt")]
+        awaited = sum(step.step == current and step.status == "no receipt" for step in site.steps)
+        silent = [
+            str(step.step)
+            for step in site.steps
+            if step.status == "failed" or (step.status == "no receipt" and step.step != current)
+        ]
         if silent:
             which = f"{'step' if len(silent) == 1 else 'steps'} {', '.join(silent)}"
-            doubt = site.orders_in_doubt
-            yield _warning(
-                f"{site.site} failed or sent no receipt in {which}."
-                + (
-                    f" In doubt {doubt} of them count as spent; its own ledger may say less."
-                    if doubt
-                    else " Its receipts tell what that cost."
-                )
-            )
+            cost = _cost(len(silent), site.orders_in_doubt - awaited)
+            yield _warning(f"{site.site} failed or sent no receipt in {which}. {cost}")
 
 
 def _notes(facts: ReportFacts, record: RunEvents) -> Iterator[Finding]:
@@ -136,6 +137,13 @@ def _notes(facts: ReportFacts, record: RunEvents) -> Iterator[Finding]:
         yield _note("No public test set was given, so there is no accuracy.")
     if record.unknown_kinds:
         yield _note(f"The event log holds kinds this version does not know: {', '.join(record.unknown_kinds)}.")
+
+
+def _cost(silent: int, doubt: int) -> str:
+    if not doubt:
+        return "Its receipts tell what that cost."
+    counts = "it counts" if silent == 1 else "1 of them counts" if doubt == 1 else f"{doubt} of them count"
+    return f"In doubt {counts} as spent; its own ledger may say less."
 
 
 def _past(status: str) -> str:

@@ -52,6 +52,8 @@ def test_a_run_trains_releases_and_accounts(tmp_path: Path, small_plan: Plan) ->
     assert np.count_nonzero(before != after) > before.size * 0.9
     for name in ("report.html", "report.json", "summary.json", "adapter/adapter_config.json"):
         assert (run_folder / "out" / name).is_file(), name
+    report = json.loads((run_folder / "out" / "report.json").read_bytes())
+    assert report["parameters"]["adapter_length"] == before.size
     receipts = [event["receipt"] for event in events if event["event"] == "site-receipt"]
     planned = json.loads((run_folder / "run.json").read_bytes())["epsilon_per_round"]
     assert {receipt["outcome"]["status"] for receipt in receipts} == {"completed"}
