@@ -49,6 +49,7 @@ from tacit.errors import (
     StepAlreadySpent,
     TransportError,
 )
+from tacit.figures import epsilon_text
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ class SiteAgent:
                 raise Refusal(
                     RefusalReason.BUDGET,
                     f"with this run's rounds {order.round} to {order.rounds_planned}, {what} would cost epsilon "
-                    f"{spent:.3f}; this site allows {limit:g} at delta {budget.delta:g}",
+                    f"{epsilon_text(spent)}; this site allows {limit:g} at delta {budget.delta:g}",
                     hint="plan fewer rounds, or agree on another budget",
                 )
 

@@ -98,14 +98,18 @@ def create_ledger(home: SiteHome) -> None:
     Ledger.open(home.ledger, Identity.load(home.pki)).close()
 
 
-def is_serving(home: SiteHome) -> bool:
-    """Return whether an agent answers on the site's private socket."""
+def agent_status(home: SiteHome) -> dict[str, Any] | None:
+    """Return what the agent on the site's private socket says of itself; None where none answers.
+
+    ``site`` is its name, ``connected`` whether its last call to the coordinator was answered.
+    """
     with grpc.insecure_channel(f"unix:{home.socket}") as channel:
         try:
-            rpc.AgentStub(channel).Status(pb.Empty(), timeout=_STATUS_TIMEOUT_S)
+            reply = rpc.AgentStub(channel).Status(pb.Empty(), timeout=_STATUS_TIMEOUT_S)
         except grpc.RpcError:
-            return False
-    return True
+            return None
+    told: dict[str, Any] = json.loads(reply.json)
+    return told
 
 
 def summary_of(agreement: VerifiedAgreement) -> dict[str, Any]:
@@ -189,6 +193,7 @@ class SiteService:
             transport=GrpcAggregation(self._channel),
         )
         self._proxy = FleetProxy(rpc.GatewayStub(self._channel), self._on_refused_code, on_link=self._on_link)
+        self._is_connected = False
         self._supernode: Supervisor | None = None
         self._server = self._private_server()
 
@@ -237,7 +242,7 @@ class SiteService:
                 ("grpc.max_send_message_length", _MESSAGE_MAX_BYTES),
             ],
         )
-        rpc.add_AgentServicer_to_server(AgentService(self.agent), server)
+        rpc.add_AgentServicer_to_server(AgentService(self.agent, lambda: self._is_connected), server)
         old = os.umask(0o177)  # the socket is born with mode 0600
         try:
             server.add_insecure_port(f"unix:{self._home.socket}")
@@ -247,10 +252,11 @@ class SiteService:
 
     def _on_link(self, reachable: bool, message: str) -> None:
         where = self._home.settings.coordinator
+        self._is_connected = reachable
         self._progress(
             f"connected to the coordinator at {where}"
             if reachable
-            else f"the coordinator at {where} cannot be reached: {message}; trying again until it can"
+            else f"the coordinator at {where} {message}; trying again"
         )
 
     def _on_supernode(self, event: ChildEvent) -> None:
@@ -267,8 +273,9 @@ class SiteService:
 class AgentService(rpc.AgentServicer):
     """The agent on its private Unix socket; holds no rule."""
 
-    def __init__(self, agent: SiteAgent) -> None:
+    def __init__(self, agent: SiteAgent, is_connected: Callable[[], bool]) -> None:
         self._agent = agent
+        self._is_connected = is_connected
 
     def Execute(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
         """Carry out an order, return its receipt."""
@@ -279,8 +286,9 @@ class AgentService(rpc.AgentServicer):
         raise AssertionError("abort returns only by raising")
 
     def Status(self, request: pb.Empty, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
-        """Return the site's name."""
-        return pb.Envelope(json=json.dumps({"site": self._agent.site}).encode())
+        """Return the site's name, and whether the coordinator answers it."""
+        told = {"site": self._agent.site, "connected": self._is_connected()}
+        return pb.Envelope(json=json.dumps(told).encode())
 
 
 def _counts(data: LoadedData) -> str:

@@ -66,7 +66,7 @@ class FleetProxy:
     Args:
         stub: the gateway, over the site's channel (made with :data:`client.fleet_api.GRPC_OPTIONS`).
         on_refusal: called with the reason for every refused run or bundle, for the agent's log and ledger.
-        on_link: called with (reachable, explanation) when the gateway comes into or goes out of reach.
+        on_link: called with (reachable, what the coordinator did) when the gateway comes into or goes out of reach.
         check_bundle: the check of a bundle's bytes; replaced in tests only.
         timeout_s: longest wait for the gateway's answer to one call.
     """
@@ -157,7 +157,7 @@ class FleetProxy:
             status = _status(error)
             self._link(False, explain_unreachable(error))
             return _error(_HTTP_STATUS.get(status, HTTPStatus.SERVICE_UNAVAILABLE), "no answer from the gateway")
-        self._link(True, "the gateway answers")
+        self._link(True, "answers")
         if reply.status != HTTPStatus.OK:
             if reply.status == HTTPStatus.UNAUTHORIZED:
                 with self._lock:
@@ -195,7 +195,7 @@ class FleetProxy:
         with self._lock:
             told, self._told = self._told, (reachable, message)
         if told != (reachable, message):
-            logger.log(logging.INFO if reachable else logging.WARNING, message)
+            logger.log(logging.INFO if reachable else logging.WARNING, "the coordinator %s", message)
             if self._on_link is not None:
                 self._on_link(reachable, message)
 
@@ -264,15 +264,21 @@ _HTTP_STATUS = {
 
 
 def explain_unreachable(error: grpc.RpcError) -> str:
-    """Say in a person's words why a call did not reach the gateway, or why the gateway turned it away."""
+    """Say in a person's words what the coordinator did: it cannot be reached and why, or it turned this site away."""
     details = (error.details() if isinstance(error, grpc.Call) else None) or ""
     status = _status(error)
     if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.ALREADY_EXISTS):
-        return f"it turned this site away: {details}"
+        return f"turned this site away: {details}"
     for sign, meaning in _MEANINGS:
         if sign in details:
-            return meaning
-    return f"the gateway did not answer ({status.name})"
+            return f"cannot be reached: {meaning}"
+    if status in _NOT_A_GATEWAY:
+        return f"cannot be reached: something listens there that does not answer as a gateway ({status.name})"
+    return f"cannot be reached: the gateway did not answer ({status.name})"
+
+
+#: how calls end where another program listens, or another service: a gateway that is there ends none so
+_NOT_A_GATEWAY = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED)
 
 
 #: what gRPC and BoringSSL write, the most telling first: a failed handshake may also close the socket

@@ -56,7 +56,7 @@ class Coordinator:
         agreement: verified against the consortium CA by the caller.
         agreement_yaml: the signed file, kept with each run.
         runs_folder: one sub-folder a run.
-        state_folder: keeps what was last seen of the sites' ledgers.
+        state_folder: keeps what was last seen of the sites' ledgers; lies in the coordinator's folder.
         node_ids: asks the fleet which sites are connected.
     """
 
@@ -73,6 +73,7 @@ class Coordinator:
         self._node_ids = node_ids
         self._specs: dict[str, RunSpec] = {}
         self._submitting = threading.Lock()
+        self._home = state_folder.parent
         self.store = RunStore(runs_folder)
         self._witnesses = SiteWitnesses(state_folder / "witnessed-heads.json", agreement.agreement.roster())
         self.steps = StepRegistry(agreement.agreement.roster(), agreement.agreement.secure_aggregation.collusion_bound)
@@ -101,7 +102,8 @@ class Coordinator:
         if running:
             raise ConfigError(
                 f"run {running[-1]} is still in progress",
-                hint=f"`tacit run watch {running[-1]}` follows it, `tacit run stop {running[-1]}` ends it",
+                hint=f"`tacit run watch {running[-1]} --home {self._home}` follows it, "
+                f"`tacit run stop {running[-1]} --home {self._home}` ends it",
             )
 
     def close_interrupted(self) -> list[str]:
@@ -123,8 +125,8 @@ class Coordinator:
             self.emit(order.run_id, {"event": kind, "round": order.round, "step": order.step, **fields})
 
         self.steps.open(order, join_deadline_s=spec.run.join_deadline_s, on_event=on_event)
-        started = {"event": "round-started", "round": order.round, "step": order.step, "steps": order.secagg.steps}
-        self.emit(order.run_id, started)
+        facts = {"round": order.round, "step": order.step, "steps": order.secagg.steps}
+        self.emit(order.run_id, {"event": "round-started", **facts, "adapter_length": order.adapter_length})
 
     def await_step(self, order: Order, step: int | None = None) -> SumResult:
         """Block until a step of the order has ended; raises StepBurnt when it ended without a sum."""

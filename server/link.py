@@ -36,13 +36,18 @@ _KINDS: dict[str, type[TacitError]] = {
 class GatewayLink:
     """Calls the gateway on ``socket`` (a path). Implements ``CoordinatorLink``.
 
+    Args:
+        socket: the gateway's private socket.
+        home: the coordinator's folder, where known: named where no gateway answers.
+
     Raises (all methods):
         TransportError: no gateway listens there.
         TacitError: what the gateway itself raised.
     """
 
-    def __init__(self, socket: str | Path) -> None:
+    def __init__(self, socket: str | Path, *, home: Path | None = None) -> None:
         self._socket = str(socket)
+        self._home = home
         self._channel = grpc.insecure_channel(
             f"unix:{self._socket}",
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
@@ -73,7 +78,7 @@ class GatewayLink:
             for envelope in stream:
                 yield json.loads(envelope.json)
         except grpc.RpcError as error:
-            raise _translate(error, self._socket) from error
+            raise self._translate(error) from error
         finally:
             stream.cancel()
 
@@ -136,7 +141,7 @@ class GatewayLink:
                 else:
                     chunks.append(part.chunk)
         except grpc.RpcError as error:
-            raise _translate(error, self._socket) from error
+            raise self._translate(error) from error
         if not head["summed"]:
             raise StepBurnt(str(head["reason"]))
         total = np.frombuffer(b"".join(chunks), dtype=head["dtype"])
@@ -149,7 +154,25 @@ class GatewayLink:
         try:
             return method(request, timeout=_SETTLED_S)
         except grpc.RpcError as error:
-            raise _translate(error, self._socket) from error
+            raise self._translate(error) from error
+
+    def _translate(self, error: grpc.RpcError) -> TacitError:
+        """Turn a failed call into the error the gateway raised, or say that it is not there."""
+        for key, value in error.trailing_metadata() or ():
+            if key == ERROR_KIND:
+                told = json.loads(value)
+                if told["reason"] is not None:
+                    return Refusal(RefusalReason(told["reason"]), told["message"], hint=told["hint"])
+                kind = _KINDS.get(told["kind"], TacitError)
+                return kind(told["message"], hint=told["hint"])
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return TransportError(
+                f"no gateway answers on {self._socket}",
+                hint=f"start it with `tacit coordinator serve --home {self._home or 'FOLDER'}`",
+            )
+        return TransportError(
+            f"the gateway failed: {error.code().name}: {error.details()}", hint="see logs/gateway.jsonl"
+        )
 
     @staticmethod
     def _decode(envelope: Any) -> dict[str, Any]:
@@ -166,19 +189,3 @@ def error_details(error: TacitError) -> bytes:
         "reason": str(error.reason) if isinstance(error, Refusal) else None,
     }
     return json.dumps(details).encode()
-
-
-def _translate(error: grpc.RpcError, socket: str) -> TacitError:
-    """Turn a failed call into the error the gateway raised, or say that it is not there."""
-    for key, value in error.trailing_metadata() or ():
-        if key == ERROR_KIND:
-            told = json.loads(value)
-            if told["reason"] is not None:
-                return Refusal(RefusalReason(told["reason"]), told["message"], hint=told["hint"])
-            kind = _KINDS.get(told["kind"], TacitError)
-            return kind(told["message"], hint=told["hint"])
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return TransportError(
-            f"no gateway answers on {socket}", hint="start it with `tacit coordinator serve --home FOLDER`"
-        )
-    return TransportError(f"the gateway failed: {error.code().name}: {error.details()}", hint="see logs/gateway.jsonl")

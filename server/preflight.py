@@ -27,6 +27,7 @@ from privacy.secagg.threshold import default_threshold, survivors_required
 from server.run_spec import RunSpec
 from strategies.orders import OrderBook, RunPlan
 from tacit.errors import Refusal, RefusalReason
+from tacit.figures import epsilon_text
 
 #: a finer grid than this gains nothing beside the noise, and rounding works in float64
 _FINEST = 2.0**50
@@ -160,7 +161,7 @@ def submission_facts(
     if whole > agreed.privacy.epsilon_per_run:
         raise Refusal(
             RefusalReason.BUDGET,
-            f"the run would spend epsilon {whole:.3f} in {spec.run.rounds} rounds, "
+            f"the run would spend epsilon {epsilon_text(whole)} in {spec.run.rounds} rounds, "
             f"the agreement allows {agreed.privacy.epsilon_per_run:g} per run at delta {agreed.privacy.delta:g}",
             hint=_CHEAPER[spec.run.mode] + "; `tacit privacy calibrate` finds the noise for a budget",
         )

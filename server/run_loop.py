@@ -18,12 +18,13 @@ from models.classifier import AdapterModel, build_classifier
 from models.layout import Vector
 from privacy.agreement import VerifiedAgreement
 from privacy.dpsgd import DpSgdPlan
-from privacy.order import Order, Receipt
+from privacy.order import Order, Receipt, ReceiptStatus
 from privacy.secagg.threshold import survivors_required
 from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from server.coordinator import CoordinatorLink
 from server.evaluation import PublicTestSet
 from server.preflight import plan_of
+from server.refusals import can_resume, final_refusal, refusals_told
 from server.release import release_adapter, write_report
 from server.run_spec import JOINT_STRATEGY, RunSpec
 from server.witnesses import head_of
@@ -67,6 +68,8 @@ class RunLoop:
         self._link = link
         self._grid = grid
         self._started = time.monotonic()
+        #: of the round in progress, by site
+        self._refused: dict[str, ReceiptStatus] = {}
         self._roster = link.agreement().agreement.roster()
 
     def execute(self) -> None:
@@ -78,7 +81,7 @@ class RunLoop:
         try:
             rounds = self._execute()
         except TacitError as error:
-            self._finish("failed", 0, error.message)
+            self._finish("failed", 0, error.message, hint=error.hint, can_resume=can_resume(error))
             raise
         except Exception as error:
             self._finish("failed", 0, f"{type(error).__name__}: {error}")
@@ -155,9 +158,15 @@ class RunLoop:
         return max((event["step"] + event.get("steps", 1) - 1 for event in started), default=0)
 
     def _round(self, strategy: SecureFedAvg, progress: _Progress) -> bool:
-        """Try one round; return whether it gave a sum. Too many burnt rounds raise StepBurnt."""
+        """Try one round; return whether it gave a sum.
+
+        Raises:
+            Refusal: it gave none, and no other try can: too many sites refused what would be ordered again.
+            StepBurnt: it gave none, and as many were burnt as may be.
+        """
         started = time.monotonic()
         number = progress.done + 1
+        self._refused = {}
         messages = list(strategy.configure_train(number, progress.arrays, ConfigRecord(), self._grid))
         order = strategy.order
         replies = self._exchange(messages, order)
@@ -167,12 +176,19 @@ class RunLoop:
         facts = {"round": number, "step": order.step}
         if arrays is None:
             progress.burnt += 1
-            self._emit("round-burnt", **facts, reason=outcome.burnt_reason)
+            told = refusals_told(self._refused)
+            reason = "; ".join(part for part in (told, outcome.burnt_reason) if part)
+            self._emit("round-burnt", **facts, reason=reason)
+            secagg = order.secagg
+            needed = survivors_required(secagg.threshold, secagg.min_cohort)
+            final = final_refusal(self._refused, cohort=len(secagg.cohort), needed=needed)
+            if final is not None:
+                raise final
             if progress.burnt > self._spec.run.max_burnt_rounds:
                 raise StepBurnt(
                     f"{progress.burnt} rounds ended without a sum, {self._spec.run.max_burnt_rounds} are allowed; "
-                    f"the last: {outcome.burnt_reason}",
-                    hint="mend the site that is named, then `tacit run start --resume`",
+                    f"the last: {reason}",
+                    hint="mend the site that is named, then resume the run",
                 )
             return False
         progress.arrays, progress.done = arrays, number
@@ -228,7 +244,7 @@ class RunLoop:
                 raise TransportError(
                     f"waited {self._spec.run.sites_deadline_s:g} s for {', '.join(missing)}; "
                     f"{len(present)} sites are connected, {needed} are needed",
-                    hint="start the missing site agents (`tacit site serve`), then `tacit run start --resume`",
+                    hint="start the missing site agents (`tacit site serve`), then resume the run",
                 )
             time.sleep(_POLL_S)
 
@@ -268,6 +284,8 @@ class RunLoop:
                 hint=error.hint,
             )
             return
+        if receipt.outcome.status == "refused":
+            self._refused[receipt.site] = receipt.outcome
         self._emit(
             "site-receipt",
             round=receipt.round,
@@ -279,9 +297,14 @@ class RunLoop:
     def _emit(self, kind: str, **fields: object) -> None:
         self._link.emit(self._run_id, {"event": kind, **fields})
 
-    def _finish(self, status: str, rounds_done: int, reason: str) -> None:
+    def _finish(
+        self, status: str, rounds_done: int, reason: str, *, hint: str | None = None, can_resume: bool = True
+    ) -> None:
         seconds = round(time.monotonic() - self._started, 3)
-        self._emit("run-finished", status=status, reason=reason, seconds=seconds, rounds_done=rounds_done)
+        told: dict[str, object] = {"status": status, "reason": reason}
+        if status != "completed":
+            told |= {"hint": hint, "can_resume": can_resume}
+        self._emit("run-finished", **told, seconds=seconds, rounds_done=rounds_done)
 
 
 def _words(receipt: Receipt) -> tuple[str, str, str]:

@@ -17,7 +17,7 @@ from privacy.secagg import effects
 from privacy.secagg.coordinator import CoordinatorMachine
 from privacy.secagg.descriptor import descriptor_for, next_history
 from privacy.secagg.keys import Roster
-from privacy.secagg.phases import FINAL_PHASES, CoordinatorPhase
+from privacy.secagg.phases import FINAL_PHASES, CoordinatorPhase, Stage
 from server.deadlines import Deadlines
 from server.seats import Closed, Protocol, Seat, Stream
 from strategies.secure_sum import SumResult
@@ -64,6 +64,8 @@ class OpenEpoch:
         self._results: dict[int, Future[SumResult]] = {
             step: Future() for step in range(order.step, order.step + order.secagg.steps)
         }
+        #: sites that left of their own accord; their receipts tell why
+        self._left: set[str] = set()
         self._is_over = False
         self._is_aborted = False
         self._join_deadline_s = join_deadline_s
@@ -117,7 +119,7 @@ class OpenEpoch:
         """The site takes no further part, and says so."""
         with self._lock:
             if not self._is_over:
-                self._on_event("site-phase", {"site": site, "phase": "lost"})
+                self._left.add(site)
                 self._apply(self._machine.lost(site, "it left"))
 
     def disconnected(self, site: str, stream: Stream) -> None:
@@ -181,7 +183,6 @@ class OpenEpoch:
             if isinstance(name, CoordinatorPhase):
                 self._apply(self._machine.deadline(name))
             elif not self._seats[str(name)].is_connected:
-                self._on_event("site-phase", {"site": str(name), "phase": "lost"})
                 self._apply(self._machine.lost(str(name)))
 
     def _apply(self, produced: Sequence[effects.CoordinatorEffect]) -> None:
@@ -191,12 +192,13 @@ class OpenEpoch:
                 case effects.SendTo(site=site, frame=frame):
                     self._send(site, frame)
                 case effects.SiteAt(site=site, phase=stage):
-                    self._on_event("site-phase", {"site": site, "phase": str(stage)})
+                    phase = "left" if stage is Stage.LOST and site in self._left else str(stage)
+                    self._on_event("site-phase", {"site": site, "phase": phase})
                 case effects.Fault(site=site, error=error):
                     _log.warning("site %s is out of step %d: %s", site, self.order.step, error.message)
                     self._on_event("site-phase", {"site": site, "phase": "failed", "message": error.message})
-                case effects.PhaseChanged(phase=phase):
-                    self._set_deadline(phase)
+                case effects.PhaseChanged(phase=entered):
+                    self._set_deadline(entered)
                 case effects.Summed() | effects.Burnt():
                     ended = effect
         if ended is not None:

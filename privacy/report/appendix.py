@@ -31,15 +31,18 @@ def trust(facts: ReportFacts) -> Html:
 def faults(facts: ReportFacts) -> Html:
     """Refusals, dropouts and burnt steps."""
     rows: list[tuple[Value, ...]] = []
+    current = facts.step_in_progress
     for step in facts.steps:
         if step.outcome == "burnt":
             rows.append((Number(str(step.round)), Number(str(step.step)), "all", "burnt", sentence(step.reason)))
         elif step.outcome == "unfinished":
-            rows.append((Number(str(step.round)), Number(str(step.step)), "all", "unfinished", "The run ended first."))
+            why = "The run ended first." if step.step != current else "It is still in progress; it counts as spent."
+            rows.append((Number(str(step.round)), Number(str(step.step)), "all", "unfinished", why))
         for site in facts.sites:
             before = 0
             for part in site.steps:
-                if part.step == step.step and (part.status != "completed" or site.site in step.dropped):
+                awaited = part.step == current and part.status == "no receipt"
+                if part.step == step.step and not awaited and (part.status != "completed" or site.site in step.dropped):
                     told = _part(part, before)
                     rows.append((Number(str(step.round)), Number(str(step.step)), site.site, *told))
                 before = part.charged_so_far
@@ -218,8 +221,8 @@ def verification(facts: ReportFacts) -> Html:
         element("h3", "The figures"),
         element("p", "Another accountant on the same parameters, for the site that spent most:"),
         element("pre", element("code", program)) if steps else element("p", "Nothing was spent."),
-        element("p", "From the run's record, all of it again:"),
-        element("pre", element("code", f"tacit report runs/{facts.run.run_id}")),
+        element("p", "From the run's record in HOME, the coordinator's folder, all of it again:"),
+        element("pre", element("code", f"tacit report HOME/state/runs/{facts.run.run_id}")),
         element("h3", "The ledgers"),
         element("p", "At a site, or on a copy of its ledger; the tree head above must be part of it:"),
         element("pre", element("code", "tacit ledger verify SITE_FOLDER\ntacit ledger show SITE_FOLDER")),

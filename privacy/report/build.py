@@ -56,7 +56,8 @@ def facts_from_run(run_folder: Path) -> ReportFacts:
     record = read_events(run_folder / "events.jsonl")
     _check_same_run(run_folder, submission, record)
     bundle = load_bundle(run_folder / "agreement.yaml")
-    step_event = _step_event(submission, bundle.agreement)
+    length = _adapter_length(submission, record.events)
+    step_event = _step_event(submission, bundle.agreement, length)
     delta = submission.budget.delta
     testing = submission.testing or bundle.agreement.testing
     sites = sites_from(submission.sites, record.events, step_event, delta)
@@ -78,15 +79,30 @@ def facts_from_run(run_folder: Path) -> ReportFacts:
         egress=egress_of(submission.mode, submission.secagg.ring_bits),
         trust=TRUST,
         agreement=_agreement(bundle),
-        parameters=_parameters(submission),
+        parameters=_parameters(submission, length),
     )
     findings = findings_of(facts, submitted_digest=submission.agreement_digest, record=record)
     return facts.model_copy(update={"findings": findings})
 
 
-def _step_event(submission: Submission, agreement: Agreement) -> DpEvent:
+def _adapter_length(submission: Submission, events: tuple[Event, ...]) -> int | None:
+    """Values in one update, as the first order said; None where the run gave none, or did not record it.
+
+    Raises:
+        InputError: the record names several.
+    """
+    told = {event.adapter_length for event in events if isinstance(event, RoundStarted)} | {submission.adapter_length}
+    lengths = sorted(length for length in told if length is not None)
+    if len(lengths) > 1:
+        raise InputError(
+            f"the run's record names updates of {' and '.join(map(str, lengths))} values, expected one length",
+            hint="a run has one adapter; restore the coordinator's own files",
+        )
+    return lengths[0] if lengths else None
+
+
+def _step_event(submission: Submission, agreement: Agreement, length: int | None) -> DpEvent:
     """What carrying out one order spent. A weight, where sums are weighted, is one more coordinate."""
-    length = submission.adapter_length
     return event_of(
         submission.mode,
         agreement.privacy.unit,
@@ -269,14 +285,14 @@ def _agreement(bundle: AgreementBundle) -> AgreementFacts:
     )
 
 
-def _parameters(submission: Submission) -> Parameters:
+def _parameters(submission: Submission, adapter_length: int | None) -> Parameters:
     return Parameters(
         mode=submission.mode,
         strategy=submission.strategy,
         base_model_name=submission.base_model.name,
         base_model_digest=submission.base_model.digest,
         labels_count=submission.labels_count,
-        adapter_length=submission.adapter_length,
+        adapter_length=adapter_length,
         training=submission.training,
         secagg=submission.secagg,
         versions=submission.versions,

@@ -93,6 +93,8 @@ class RoundStarted(_Event):
     #: the first secure step of the round, and how many it has
     step: int = Field(ge=1)
     steps: int = Field(ge=1, default=1)
+    #: values in one update: only a loaded model tells, so no submission does
+    adapter_length: int | None = Field(default=None, gt=0)
 
 
 class SitePhase(_Event):

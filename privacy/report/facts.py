@@ -225,3 +225,10 @@ class ReportFacts(Strict):
     trust: TrustFacts
     agreement: AgreementFacts
     parameters: Parameters
+
+    @property
+    def step_in_progress(self) -> int | None:
+        """The step that was being computed when this was written, if any."""
+        last = self.steps[-1] if self.steps else None
+        under_way = self.run.status == "unfinished" and last is not None and last.outcome == "unfinished"
+        return last.step if under_way and last is not None else None

@@ -1,29 +1,25 @@
-"""How numbers are written. Upper bounds are rounded up, never down."""
+"""How numbers are written on a report's page. Privacy figures and shares: as everywhere, :mod:`tacit.figures`."""
 
 from __future__ import annotations
 
 import math
 
-_EPSILON_DIGITS = 3
+from tacit.figures import accuracy_text, epsilon_text, up
+
+__all__ = [
+    "accuracy_text",
+    "adjacency_text",
+    "bytes_text",
+    "delta_text",
+    "duration_text",
+    "epsilon_text",
+    "moment_text",
+    "scale_text",
+    "sentence",
+    "up",
+]
+
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def epsilon_text(value: float | None) -> str:
-    """An upper bound with three digits after the point, rounded up; ``none claimed`` for None."""
-    if value is None:
-        return "none claimed"
-    return f"{up(value):.{_EPSILON_DIGITS}f}"
-
-
-def up(value: float) -> float:
-    """``value`` rounded up to three digits; a figure that is exact already stays."""
-    scale = 10.0**_EPSILON_DIGITS
-    return math.ceil(round(value * scale, 6)) / scale
-
-
-def accuracy_text(value: float) -> str:
-    """A share as a percentage with one digit, rounded down: 0.999 of 600 is not 100."""
-    return f"{math.floor(round(value * 1000, 6)) / 10:.1f} %"
 
 
 def bytes_text(size_bytes: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from privacy.report.events import LedgerRefused, RunEvents
 from privacy.report.facts import Finding, ReportFacts
-from privacy.report.figures import sentence
+from privacy.report.figures import epsilon_text, sentence
 from privacy.report.spending import same_epsilon
 from privacy.secagg.threshold import survivors_required
 
@@ -52,25 +52,27 @@ def _alarms(facts: ReportFacts, submitted_digest: str) -> Iterator[Finding]:
             if not step.receipt_fits:
                 yield _alarm(
                     f"{site.site}, round {step.round}, step {step.step}: the receipt says epsilon "
-                    f"{step.epsilon_run_by_receipt:.6g} for this run, the events explain {step.epsilon_run:.6g}; no "
+                    f"{epsilon_text(step.epsilon_run_by_receipt, 6)} for this run, the events explain "
+                    f"{epsilon_text(step.epsilon_run, 6)}; no "
                     "number of orders carried out costs what the receipt says."
                 )
         if site.epsilon_run > facts.epsilon_budget and not same_epsilon(site.epsilon_run, facts.epsilon_budget):
             yield _alarm(
-                f"{site.site} may have spent epsilon {site.epsilon_run:.4g}, more than the {facts.epsilon_budget:g} "
-                "the agreement allows one run."
+                f"{site.site} may have spent epsilon {epsilon_text(site.epsilon_run)}, more than the "
+                f"{facts.epsilon_budget:g} the agreement allows one run."
             )
         lifetime = site.epsilon_lifetime_by_receipt
         if lifetime is not None and lifetime > agreement.epsilon_lifetime:
             yield _alarm(
-                f"{site.site} reports a lifetime epsilon of {lifetime:.4g}, more than the "
+                f"{site.site} reports a lifetime epsilon of {epsilon_text(lifetime)}, more than the "
                 f"{agreement.epsilon_lifetime:g} agreed."
             )
     opinion = facts.second_opinion
     if opinion is not None and not opinion.agrees:
         yield _alarm(
-            f"The accountants disagree: PLD {opinion.pld:.4g}, PRV {opinion.prv:.4g}, RDP {opinion.rdp:.4g}; a "
-            f"difference of {opinion.tolerance:.2g} would be explained by discretisation."
+            f"The accountants disagree: PLD {epsilon_text(opinion.pld)}, PRV {epsilon_text(opinion.prv)}, RDP "
+            f"{epsilon_text(opinion.rdp)}; a difference of {opinion.tolerance:.2g} would be "
+            "explained by discretisation."
         )
     needed = survivors_required(facts.parameters.secagg.threshold, agreement.min_cohort)
     for attempt in facts.steps:
@@ -107,19 +109,20 @@ def _warnings(facts: ReportFacts, record: RunEvents) -> Iterator[Finding]:
             yield _warning(
                 f"Round {step.round}, step {step.step} ended without a sum: {sentence(step.reason or 'no reason')}"
             )
+    current = facts.step_in_progress
+    if current is not None:
+        yield _warning(f"Step {current} is still in progress; it counts as spent.")
     for site in facts.sites:
-        silent = [str(step.step) for step in site.steps if step.status in ("failed", "no receipt")]
+        awaited = sum(step.step == current and step.status == "no receipt" for step in site.steps)
+        silent = [
+            str(step.step)
+            for step in site.steps
+            if step.status == "failed" or (step.status == "no receipt" and step.step != current)
+        ]
         if silent:
             which = f"{'step' if len(silent) == 1 else 'steps'} {', '.join(silent)}"
-            doubt = site.orders_in_doubt
-            yield _warning(
-                f"{site.site} failed or sent no receipt in {which}."
-                + (
-                    f" In doubt {doubt} of them count as spent; its own ledger may say less."
-                    if doubt
-                    else " Its receipts tell what that cost."
-                )
-            )
+            cost = _cost(len(silent), site.orders_in_doubt - awaited)
+            yield _warning(f"{site.site} failed or sent no receipt in {which}. {cost}")
 
 
 def _notes(facts: ReportFacts, record: RunEvents) -> Iterator[Finding]:
@@ -134,6 +137,13 @@ def _notes(facts: ReportFacts, record: RunEvents) -> Iterator[Finding]:
         yield _note("No public test set was given, so there is no accuracy.")
     if record.unknown_kinds:
         yield _note(f"The event log holds kinds this version does not know: {', '.join(record.unknown_kinds)}.")
+
+
+def _cost(silent: int, doubt: int) -> str:
+    if not doubt:
+        return "Its receipts tell what that cost."
+    counts = "it counts" if silent == 1 else "1 of them counts" if doubt == 1 else f"{doubt} of them count"
+    return f"In doubt {counts} as spent; its own ledger may say less."
 
 
 def _past(status: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from tacit.figures import epsilon_text
 
 if TYPE_CHECKING:
     from tacit.cli.progress_view import ProgressState, SiteState
@@ -41,6 +42,7 @@ _PHASES: dict[str, tuple[str, str, str]] = {
     "refused": ("⊘", "refused", "bold red"),
     "failed": ("✗", "failed", "bold red"),
     "lost": ("✗", "lost", "bold red"),
+    "left": ("✗", "left", "dim"),
 }
 
 
@@ -98,6 +100,9 @@ def line_for(event: Mapping[str, Any], state: ProgressState) -> str:
         told += f": {event['message']}" if event.get("message") else ""
     elif kind == "site-receipt":
         told = _receipt_line(event, state)
+    elif kind == "ledger-refused":
+        told = f"round {event.get('round')}: ALARM: the ledger of {event.get('site')} is refused"
+        told += f": {event['reason']}" if event.get("reason") else ""
     elif kind == "round-finished":
         told = f"round {event['round']}/{state.rounds}: summed over {len(event.get('survivors', ()))} sites"
         told += f", without {', '.join(event['dropped'])}" if event.get("dropped") else ""
@@ -153,9 +158,7 @@ def _title(state: ProgressState) -> Text:
 
 def _planned(state: ProgressState, sign: str) -> str:
     """``ε 1.021 against coordinator, 1.450 against coordinator+c sites, ...``, of the whole run; rounded up."""
-    told = ", ".join(
-        f"{math.ceil(value * 1000) / 1000:.3f} against {name}" for name, value in state.epsilon_by_adversary.items()
-    )
+    told = ", ".join(f"{epsilon_text(value)} against {name}" for name, value in state.epsilon_by_adversary.items())
     return f"{sign} {told}"
 
 
@@ -204,7 +207,9 @@ def _phase(site: SiteState) -> Text:
 
 def _spent(site: SiteState, state: ProgressState, width: int) -> Text:
     share = site.epsilon / state.budget_epsilon if state.budget_epsilon else 0.0
-    return Text.assemble(bar(share, width), f" ε {site.epsilon:.2f}", (f" / {state.budget_epsilon:g}", "dim"))
+    return Text.assemble(
+        bar(share, width), f" ε {epsilon_text(site.epsilon, 2)}", (f" / {state.budget_epsilon:g}", "dim")
+    )
 
 
 def _accuracy(state: ProgressState, width: int) -> Text:
@@ -221,8 +226,9 @@ def _receipt_line(event: Mapping[str, Any], state: ProgressState) -> str:
     outcome = receipt.get("outcome", {})
     site = str(event.get("site", ""))
     if outcome.get("status") == "completed":
+        epsilon = epsilon_text(float(receipt.get("epsilon_run", 0.0)))
         return (
-            f"round {event.get('round')}: {site} done, epsilon {float(receipt.get('epsilon_run', 0.0)):.3f} of "
+            f"round {event.get('round')}: {site} done, epsilon {epsilon} of "
             f"{state.budget_epsilon:g}, {_bytes(int(receipt.get('bytes_sent', 0)))} sent"
         )
     reason = f" ({outcome['reason']})" if outcome.get("reason") else ""

@@ -147,7 +147,7 @@ class ProgressState:
     def _site_phase(self, event: Mapping[str, Any]) -> None:
         site, phase = self._site(event), visible(str(event.get("phase", "")))
         # a refusal or failure is the last word; the connection that ends after it says nothing new
-        if not (phase == "lost" and site.phase in ("refused", "failed", "done")):
+        if not (phase in ("lost", "left") and site.phase in ("refused", "failed", "done")):
             site.phase = phase
         if phase in ("failed", "lost") and site.phase == phase:
             self._say(_told(f"{site.name} {phase}", event.get("message")))

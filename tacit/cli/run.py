@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import typer
@@ -59,7 +61,7 @@ def start(
     run_id = link.submit(load_run_spec(run_file), resume)
     typer.echo(f"run {run_id} is {'resumed' if resume else 'submitted'}")
     if watch:
-        _follow(home, run_id)
+        _follow(home, run_id, run_file)
     else:
         typer.echo(f"follow it: tacit run watch {run_id} --home {home}")
 
@@ -73,11 +75,16 @@ def status(home: Path = _HOME, as_json: bool = typer.Option(False, "--json", hel
         typer.echo(json.dumps({"runs": runs, "connected_sites": sites}, indent=2))
         return
     typer.echo(f"connected sites: {', '.join(sites) or 'none'}")
-    table = Table(Column("run", min_width=16), "name", "status", "rounds", "accuracy", "submitted")
+    if not runs:
+        typer.echo("no runs yet")
+        return
+    table = Table(
+        Column("run", min_width=16), "name", "status", "rounds", "accuracy", Column("submitted", no_wrap=True)
+    )
     for run in runs:
         accuracy = "" if run["accuracy"] is None else f"{run['accuracy']:.3f}"
         rounds = f"{run['rounds_done']}/{run['rounds']}"
-        table.add_row(run["run_id"], run["run_name"], run["status"], rounds, accuracy, run["submitted"][:16])
+        table.add_row(run["run_id"], run["run_name"], run["status"], rounds, accuracy, _when(run["submitted"]))
     Console().print(table)
 
 
@@ -105,10 +112,10 @@ def _link(home: Path):  # type: ignore[no-untyped-def]
     from server.config import CoordinatorHome
     from server.link import GatewayLink
 
-    return GatewayLink(CoordinatorHome(home).socket)
+    return GatewayLink(CoordinatorHome(home).socket, home=home)
 
 
-def _follow(home: Path, run_id: str) -> None:
+def _follow(home: Path, run_id: str, run_file: Path | None = None) -> None:
     """Show the run's events until it ends; a run that failed is an error of this command too."""
     from tacit.cli.progress_view import ProgressView
 
@@ -123,8 +130,20 @@ def _follow(home: Path, run_id: str) -> None:
         typer.echo(f"the run goes on; follow it again: tacit run watch {run_id} --home {home}")
         raise
     if last.get("status") != "completed":
-        raise ProcessError(
-            f"run {run_id} {last.get('status', 'ended')}: {last.get('reason', 'no reason given')}",
-            hint="mend the cause, then `tacit run start RUN.TOML --resume` goes on from the last checkpoint",
-        )
+        raise _ended(last, home, run_id, run_file)
     typer.echo(f"results: {link.run_folder(run_id) / 'out'}")
+
+
+def _ended(last: Mapping[str, object], home: Path, run_id: str, run_file: Path | None) -> ProcessError:
+    """The error of a run whose ``last`` event was no success, with the command that goes on where that can help."""
+    hint = str(last.get("hint") or "mend the cause, then resume the run")
+    if last.get("can_resume", True):
+        hint += f": `tacit run start {run_file or 'RUN.TOML'} --home {home} --resume {run_id}`"
+    return ProcessError(
+        f"run {run_id} {last.get('status', 'ended')}: {last.get('reason') or 'no reason given'}", hint=hint
+    )
+
+
+def _when(rfc3339: str) -> str:
+    """``25 Nov 01:02``, short enough for a narrow terminal; UTC, as recorded."""
+    return f"{datetime.fromisoformat(rfc3339):%d %b %H:%M}"

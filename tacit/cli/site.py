@@ -152,7 +152,7 @@ def serve(
 def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
     """Say whether the agent is serving, what it may do, and what is spent."""
     from client.config import SiteHome
-    from client.service import DATASET, is_serving, load_credentials
+    from client.service import DATASET, agent_status, load_credentials
     from privacy.ledger import Ledger
     from privacy.policy import effective_limits
     from privacy.report.figures import delta_text, epsilon_text
@@ -164,7 +164,10 @@ def status(home: Path = typer.Option(..., help="The site's folder.")) -> None:
     with Ledger.open_readonly(place.ledger) as ledger:
         spent = ledger.spent(DATASET, limits.delta)
     typer.echo(f"site:       {credentials.identity.name}")
-    typer.echo(f"agent:      {'serving' if is_serving(place) else 'not serving'}")
+    agent = agent_status(place)
+    typer.echo(f"agent:      {'serving' if agent else 'not serving'}")
+    if agent:
+        typer.echo(f"coordinator: {'connected' if agent.get('connected') else 'not reachable'}")
     typer.echo(f"agreement:  {agreed.title}, valid until {agreed.valid_until}")
     typer.echo(f"runs:       {'accepted' if credentials.policy.accept_runs else 'refused by policy.yaml'}")
     budget = f"{limits.epsilon_lifetime:g} at delta {delta_text(limits.delta)}"

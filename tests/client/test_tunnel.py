@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import socket
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import grpc
 import pytest
@@ -31,8 +32,9 @@ from client.fleet_api import (
     REGISTER,
     UNREGISTER,
 )
-from client.tunnel import FleetProxy
+from client.tunnel import FleetProxy, explain_unreachable
 from client.wire.tacit_pb2 import FleetCall, FleetReply
+from client.wire.tacit_pb2_grpc import GatewayStub
 
 FAB = build_fab()
 IDENTITY = {"flwr-public-key": "key", "flwr-timestamp": "now", "flwr-signature": "signed"}
@@ -209,7 +211,34 @@ def test_the_link_is_reported_when_it_changes(site: Proxy) -> None:
     site.post(HEARTBEAT)
     site.post(HEARTBEAT)
     assert [reachable for reachable, _ in site.links] == [False, True]
-    assert "UNAVAILABLE" in site.links[0][1]
+    assert site.links[0][1] == "cannot be reached: the gateway did not answer (UNAVAILABLE)"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (grpc.StatusCode.ALREADY_EXISTS, "turned this site away: "),
+        (grpc.StatusCode.PERMISSION_DENIED, "turned this site away: "),
+        (grpc.StatusCode.CANCELLED, "cannot be reached: something listens there that does not answer as a gateway"),
+    ],
+)
+def test_what_the_coordinator_did_is_said(site: Proxy, code: grpc.StatusCode, said: str) -> None:
+    site.breaks(code)
+    site.post(HEARTBEAT)
+    assert site.links[0][1].startswith(said)
+
+
+def test_another_service_in_the_gateways_place_is_said_to_be_none() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as failed:
+            GatewayStub(channel).Fleet(FleetCall(path=HEARTBEAT), timeout=20)
+    finally:
+        server.stop(None)
+    told = explain_unreachable(failed.value)
+    assert told == "cannot be reached: something listens there that does not answer as a gateway (UNIMPLEMENTED)"
 
 
 def test_a_redirect_is_not_passed_on(site: Proxy) -> None:

@@ -311,6 +311,16 @@ def test_a_site_that_stays_away_is_lost_and_the_step_goes_on(
         assert epoch.wait(30.0).survivors == ("alpha", "beta", "gamma")
     phases = [event["phase"] for event in events if event.get("site") == "delta"]
     assert phases.index("away") < phases.index("lost")
+    assert phases.count("lost") == 1
+
+
+def test_a_site_that_leaves_is_said_to_leave_once(registry: StepRegistry, make_order: Callable[..., Order]) -> None:
+    events: list[dict[str, Any]] = []
+    epoch = open_step(registry, make_order(), events)
+    epoch.join("delta")
+    for _ in range(2):
+        epoch.left("delta")
+    assert [event["phase"] for event in events if event.get("site") == "delta"] == ["left"]
 
 
 def test_a_restarted_coordinator_knows_no_session_and_a_site_takes_no_step_twice(

@@ -52,6 +52,8 @@ def test_a_run_trains_releases_and_accounts(tmp_path: Path, small_plan: Plan) ->
     assert np.count_nonzero(before != after) > before.size * 0.9
     for name in ("report.html", "report.json", "summary.json", "adapter/adapter_config.json"):
         assert (run_folder / "out" / name).is_file(), name
+    report = json.loads((run_folder / "out" / "report.json").read_bytes())
+    assert report["parameters"]["adapter_length"] == before.size
     receipts = [event["receipt"] for event in events if event["event"] == "site-receipt"]
     planned = json.loads((run_folder / "run.json").read_bytes())["epsilon_per_round"]
     assert {receipt["outcome"]["status"] for receipt in receipts} == {"completed"}
@@ -444,8 +446,9 @@ def test_a_dataset_that_spent_by_record_is_refused_by_user(tmp_path: Path, small
 
 def test_a_site_that_declares_no_weight_refuses_weighted_sums(tmp_path: Path, small_plan: Plan) -> None:
     plan = replace(small_plan(rounds=1), weights=WeightSpec(cap=10, bin=1), site_weights={"alpha": 1, "beta": 2})
-    with pytest.raises(StepBurnt):
+    with pytest.raises(Refusal, match=r"gamma refused it \(policy\)") as refused:
         simulated(tmp_path, plan)
+    assert refused.value.reason is RefusalReason.POLICY
 
 
 def test_a_test_seed_gives_the_same_bits_again_and_no_seed_does_not(tmp_path: Path, small_plan: Plan) -> None:
@@ -485,10 +488,20 @@ def test_a_site_that_cannot_afford_the_run_refuses_before_training(tmp_path: Pat
     with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
         consortium.run(consortium.submit())
         run_id = consortium.submit()
-        with pytest.raises(StepBurnt):
+        with pytest.raises(Refusal) as refused:
             consortium.run(run_id)
-        receipts = [event["receipt"] for event in consortium.coordinator.events(run_id) if "receipt" in event]
-        phases = {event.get("phase") for event in consortium.coordinator.events(run_id)}
+        events = consortium.coordinator.events(run_id)
+        receipts = [event["receipt"] for event in events if "receipt" in event]
+        phases = {event.get("phase") for event in events}
+    # ordering it again cannot help, and the reason is the sites' own
+    assert [event["event"] for event in events].count("round-started") == 1
+    assert refused.value.reason is RefusalReason.BUDGET
+    (burnt,) = [event for event in events if event["event"] == "round-burnt"]
+    for told in (events[-1]["reason"], burnt["reason"]):
+        assert told.startswith("alpha, beta, gamma refused it (budget): with this run's rounds 1 to 2, the lifetime of")
+    assert events[-1]["status"] == "failed"
+    assert "a new agreement with a larger budget" in events[-1]["hint"]
+    assert events[-1]["can_resume"] is False
     assert {(receipt["outcome"]["status"], receipt["outcome"]["reason"]) for receipt in receipts} == {
         ("refused", "budget")
     }
@@ -525,8 +538,8 @@ def test_four_sites_go_on_without_one_that_is_lost_after_its_upload(tmp_path: Pa
     (finished,) = (event for event in events if event["event"] == "round-finished")
     # its upload was complete, so its update is in the sum although it is gone
     assert finished["survivors"] == ["alpha", "beta", "delta", "gamma"]
-    lost = [event for event in events if event.get("site") == "delta" and event.get("phase") == "lost"]
-    assert lost
+    phases = [event["phase"] for event in events if event["event"] == "site-phase" and event["site"] == "delta"]
+    assert phases.count("left") == 1
 
 
 def test_three_sites_cannot_spare_one_and_the_reason_names_it(tmp_path: Path, small_plan: Plan) -> None:

@@ -149,6 +149,24 @@ def test_faults_become_messages_and_the_latest_four_stay() -> None:
     assert state.sites["alpha"].phase == "refused"
 
 
+def test_a_ledger_that_was_rolled_back_is_told_in_a_log_too() -> None:
+    told = event("ledger-refused", round=2, step=2, site="beta", reason="the ledger was rolled back\x1b[2J", hint="x")
+    state = state_after(submitted(), told)
+    line = "09:30:01 round 2: ALARM: the ledger of beta is refused: the ledger was rolled back\ufffd[2J"
+    assert line_for(told, state) == line
+    assert state.messages == ["the ledger of beta is refused: the ledger was rolled back\ufffd[2J"]
+
+
+def test_a_site_that_leaves_is_told_by_its_receipt_alone() -> None:
+    left = event("site-phase", round=1, step=1, site="alpha", phase="left")
+    state = state_after(submitted(), left)
+    assert (state.sites["alpha"].phase, state.messages, line_for(left, state)) == ("left", [], "")
+    assert "✗ left" in shown(state, 80)
+    state.apply(receipt("alpha", "refused", reason="budget", message="too much"))
+    state.apply(left)
+    assert (state.sites["alpha"].phase, state.messages) == ("refused", ["alpha refused (budget): too much"])
+
+
 def test_a_connection_that_ends_after_the_last_word_changes_nothing() -> None:
     for last in ("refused", "failed", "completed"):
         state = state_after(
@@ -199,7 +217,7 @@ def test_the_view_fits_and_shows_what_counts(width: int) -> None:
 
 def test_a_long_site_name_is_cut_and_not_the_figures() -> None:
     name = "a-partner-with-a-very-long-name-indeed"
-    text = shown(state_after(submitted(sites=[name, "b"]), receipt(name, epsilon=7.77)), 80)
+    text = shown(state_after(submitted(sites=[name, "b"]), receipt(name, epsilon=7.7601)), 80)
     assert "a-partner-with-a-ve…" in text
     assert "ε 7.77 / 8" in text
 
@@ -229,7 +247,7 @@ def test_a_log_gets_one_line_for_each_event_that_tells_something() -> None:
             event("round-started", 2, round=1, step=1),
             event("site-phase", 3, round=1, step=1, site="alpha", phase="training"),
             event("site-phase", 3, round=1, step=1, site="beta", phase="failed", message="a bad [bold]share[/]"),
-            receipt("alpha", epsilon=2.0),
+            receipt("alpha", epsilon=2.0001),
             receipt("gamma", "refused", reason="budget", message="too much"),
             event("round-burnt", 4, round=1, step=1, reason="too few"),
             finished(1, 6.04, dropped=["gamma"]),
@@ -244,7 +262,7 @@ def test_a_log_gets_one_line_for_each_event_that_tells_something() -> None:
         "09:30:01 waiting for beta",
         "09:30:02 round 1/4: orders sent (step 1)",
         "09:30:03 round 1: beta failed: a bad [bold]share[/]",
-        "09:30:01 round 1: alpha done, epsilon 2.000 of 8, 609 kB sent",
+        "09:30:01 round 1: alpha done, epsilon 2.001 of 8, 609 kB sent",
         "09:30:01 round 1: gamma refused (budget): too much",
         "09:30:04 round 1: ended without a sum: too few",
         "09:30:01 round 1/4: summed over 2 sites, without gamma, 6.0 s, about 0:18 to go",

@@ -15,7 +15,7 @@ from privacy.report.build import facts_from_run
 from privacy.report.facts import ReportFacts
 from privacy.report.html import render
 from tacit.errors import AgreementError, InputError
-from tests.privacy.report.conftest import write_joint_run, write_site_run
+from tests.privacy.report.conftest import SITES, write_joint_run, write_site_run
 
 
 def texts(facts: ReportFacts, severity: str) -> list[str]:
@@ -367,3 +367,62 @@ def _with_testing_agreement(run: Any) -> Any:
     save_bundle(bundle, run.folder / "agreement.yaml")
     run.facts["agreement_digest"] = bundle.agreement.digest()
     return run
+
+
+def test_a_step_in_progress_is_not_told_as_a_fault_of_the_sites(new_run: Callable[..., Any]) -> None:
+    run = new_run(rounds=3).submit()
+    run.round(1, 1, 0.4)
+    run.started(2, 2)
+    run.receipt(2, 2, "beta")
+    facts = facts_from_run(run.write())
+    assert facts.step_in_progress == 2
+    told = texts(facts, "warning")
+    assert told == [
+        "The run had not ended when this was written: 1 of 3 rounds.",
+        "Step 2 is still in progress; it counts as spent.",
+    ]
+    assert [site.steps[-1].charged_so_far for site in facts.sites] == [2, 2, 2]
+    page = str(render(facts))
+    assert "It is still in progress; it counts as spent." in page
+    assert "The run ended first." not in page
+    assert "<td>lost" not in page.replace("</td>", "")
+    run.finished("failed", "a fault")
+    ended = facts_from_run(run.write())
+    assert ended.step_in_progress is None
+    assert (
+        "alpha failed or sent no receipt in step 2. In doubt it counts as spent; its own ledger may say less."
+        in texts(ended, "warning")
+    )
+
+
+def test_one_step_in_doubt_of_several_is_told_in_english(new_run: Callable[..., Any]) -> None:
+    run = new_run(rounds=4).submit()
+    for step in (1, 2, 3):
+        run.started(step, step)
+        for site in SITES if step == 2 else SITES[1:]:
+            run.receipt(step, step, site)
+    run.started(4, 4)
+    facts = facts_from_run(run.write())
+    # what its second receipt tells of the first step is settled; the fourth is in progress
+    told = "alpha failed or sent no receipt in steps 1, 3. In doubt 1 of them counts as spent; its own ledger may say"
+    assert f"{told} less." in texts(facts, "warning")
+
+
+def test_the_first_order_tells_how_long_an_update_is(new_run: Callable[..., Any]) -> None:
+    """No submission knows it, and earlier versions did not record it."""
+    run = new_run(rounds=2)
+    del run.facts["adapter_length"]
+    run.submit()
+    run.round(1, 1, 0.4)
+    assert facts_from_run(run.write()).parameters.adapter_length is None
+    started = next(event for event in run.events if event["event"] == "round-started")
+    started["adapter_length"] = 151_690
+    facts = facts_from_run(run.write())
+    assert facts.parameters.adapter_length == 151_690
+    page = str(render(facts))
+    assert "151,690 values" in page
+    assert f"tacit report HOME/state/runs/{facts.run.run_id}" in page
+    run.started(2, 2)
+    run.events[-1 - 6 * len(SITES)]["adapter_length"] = 7
+    with pytest.raises(InputError, match="updates of 7 and 151690 values, expected one length"):
+        facts_from_run(run.write())

@@ -190,7 +190,9 @@ def test_a_run_file_that_is_not_there(tacit: Shell, made: LocalConsortium, tmp_p
 
 @pytest.mark.parametrize("command", [["watch"], ["watch", "0123456789abcdef"], ["status"], ["stop", "0123"]])
 def test_no_gateway(tacit: Shell, coordinator: Path, command: list[str]) -> None:
-    tacit("run", *command, "--home", coordinator).fails(8, "no gateway answers", "tacit coordinator serve")
+    tacit("run", *command, "--home", coordinator).fails(
+        8, "no gateway answers", f"start it with `tacit coordinator serve --home {coordinator}`"
+    )
 
 
 def test_a_missing_option(tacit: Shell) -> None:

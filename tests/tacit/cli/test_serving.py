@@ -39,6 +39,7 @@ class Serving:
     agent: Any
     gateway: Any
     said_while_alone: str
+    status_while_alone: str
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +53,21 @@ def serving(tmp_path_factory: pytest.TempPathFactory, made: LocalConsortium, lau
     # the SuperNode has tried more than once, and the agent has said so once
     agent.until(lambda: supernode.exists() and supernode.read_text().count("retrying") > 1, "a second attempt")
     alone = agent.out
+    asked = launch("site", "status", "--home", site)
+    assert asked.ends() == 0
     gateway = launch("coordinator", "serve", "--home", hub)
     gateway.until_it_says("gateway ready")
     agent.until_it_says("connected to the coordinator")
-    return Serving(folder, hub, site, agent, gateway, alone)
+    return Serving(folder, hub, site, agent, gateway, alone, asked.out)
 
 
 def test_an_agent_waits_for_its_coordinator_and_says_so_once(serving: Serving, tacit: Shell) -> None:
     waiting = [line for line in serving.said_while_alone.splitlines() if "cannot be reached" in line]
     assert len(waiting) == 1
     assert "nothing listens there" in waiting[0]
-    assert waiting[0].endswith("trying again until it can")
+    assert waiting[0].endswith("trying again")
+    assert "coordinator: not reachable" in serving.status_while_alone
+    assert "coordinator: connected" in tacit("site", "status", "--home", serving.site).out
 
 
 def test_a_connected_site_is_listed(serving: Serving, tacit: Shell) -> None:
@@ -125,7 +130,8 @@ def test_a_second_agent_with_one_identity_is_turned_away_until_the_first_is_gone
     twin = Path(shutil.copytree(made.site("alpha"), tmp_path / "twin"))
     point_at(int(CoordinatorHome(serving.hub).settings.listen.rsplit(":")[-1]), sites=(twin,))
     second = launch("site", "serve", "--home", twin)
-    second.until_it_says("cannot be reached")
+    second.until_it_says("turned this site away")
+    assert "cannot be reached" not in second.out
     assert "another agent with the identity of alpha is connected" in second.out
     assert "connected to the coordinator" not in second.out
     assert "cannot be reached" not in serving.agent.out.replace(serving.said_while_alone, "")
