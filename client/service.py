@@ -175,7 +175,8 @@ class SiteService:
         compute = configure_compute(settings.torch_threads, settings.device, settings.precision)
         data = load_site_data(home, credentials.agreement)
         whose = "" if data.owners is None else f" of {len(set(data.owners))} users"
-        progress(f"{len(data.texts)} records{whose} read, identifiers replaced: {_counts(data)}")
+        empty = f", {data.empty_texts} of them without a text" if data.empty_texts else ""
+        progress(f"{len(data.texts)} records{whose} read{empty}, identifiers replaced: {_counts(data)}")
         workbench = Workbench(settings.base_model, agreed, data, compute)
         progress(
             f"base model {agreed.base_model.name} has the agreed digest and computes on {compute.device} in "

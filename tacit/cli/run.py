@@ -18,32 +18,31 @@ app = typer.Typer(help="Submit and follow runs.", no_args_is_help=True, add_comp
 _HOME = typer.Option(..., "--home", help="The coordinator's folder; its gateway must be serving.")
 
 _START_EPILOG = """
+\b
 Examples:
-
-  tacit run start run.toml --home coordinator
-
-  tacit run start run.toml --home coordinator --watch
-
-  tacit run start run.toml --home coordinator --resume 0123456789abcdef
+  tacit run start run.toml --home hub
+  tacit run start run.toml --home hub --watch
+  tacit run start run.toml --home hub --resume 0123456789abcdef
 """
+
 _STATUS_EPILOG = """
+\b
 Examples:
-
-  tacit run status --home coordinator
-
-  tacit run status --home coordinator --json
+  tacit run status --home hub
+  tacit run status --home hub --json
 """
+
 _WATCH_EPILOG = """
+\b
 Examples:
-
-  tacit run watch --home coordinator                    the newest run
-
-  tacit run watch 0123456789abcdef --home coordinator
+  tacit run watch --home hub                       the newest run
+  tacit run watch 0123456789abcdef --home hub
 """
-_STOP_EPILOG = """
-Examples:
 
-  tacit run stop 0123456789abcdef --home coordinator
+_STOP_EPILOG = """
+\b
+Examples:
+  tacit run stop 0123456789abcdef --home hub
 """
 
 

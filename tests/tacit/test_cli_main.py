@@ -68,8 +68,6 @@ def _examples() -> Iterator[tuple[str, str]]:
 def test_examples_are_printed_as_they_can_be_pasted() -> None:
     """On 80 columns, one line each or continued by a backslash at the end of a line and nowhere else."""
     for command, page in _examples():
-        if command.startswith("run "):
-            continue
         examples = page.split("  Examples:\n")[1]
         assert f"tacit {command}" in examples, command
         assert max(map(len, examples.splitlines())) <= 80, (command, examples)
