@@ -118,7 +118,7 @@ def test_an_elements_name_is_a_name(name: str) -> None:
     [
         (7.9991, "8.000"),
         (7.999, "7.999"),
-        (1 + 1e-12, "1.000"),
+        (1 + 1e-12, "1.001"),
         (1.00001, "1.001"),
         (0.0, "0.000"),
         (None, "none claimed"),
@@ -128,8 +128,8 @@ def test_bounds_are_rounded_up(value: float | None, told: str) -> None:
     assert epsilon_text(value) == told
 
 
-@pytest.mark.parametrize(("value", "told"), [(0.8999, "89.9 %"), (0.9, "90.0 %"), (0.9996, "99.9 %"), (1.0, "100.0 %")])
-def test_accuracies_are_rounded_down(value: float, told: str) -> None:
+@pytest.mark.parametrize(("value", "told"), [(0.8999, "90.0 %"), (0.9, "90.0 %"), (0.8994, "89.9 %"), (1.0, "100.0 %")])
+def test_accuracies_are_rounded_to_nearest(value: float, told: str) -> None:
     assert accuracy_text(value) == told
 
 
