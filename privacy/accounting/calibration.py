@@ -39,19 +39,7 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, sample_rate: float,
     def spent(noise_multiplier: float) -> float:
         return epsilon_of((Spend(noise_multiplier, sample_rate, steps),), delta)
 
-    low, high = _bracket(spent, epsilon)
-    # The loop ends without a value in the window only where the bound jumps over it, from one width of buckets to the
-    # other or to the Rényi bound; the side that never exceeds the target is looked at then.
-    while high / low > 1 + 1e-12:
-        middle = math.sqrt(low * high)
-        value = spent(middle)
-        if value > epsilon:
-            low = middle
-            continue
-        high = middle
-        if value >= epsilon * (1 - RELATIVE_SLACK):
-            return high
-    value = spent(high)
+    high, value = narrowed(spent, *_bracket(spent, epsilon), epsilon)
     if value < epsilon * (1 - _LARGEST_JUMP):
         raise InputError(
             f"no noise multiplier spends about epsilon {epsilon:g} at delta {delta:g}: one of {high:.4g} spends "
@@ -59,6 +47,32 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, sample_rate: float,
             hint="choose a smaller delta",
         )
     return high
+
+
+def narrowed(spent: Callable[[float], float], low: float, high: float, target: float) -> tuple[float, float]:
+    """Bisect for a noise multiplier that spends at most ``target``, and at least 99.9% of it.
+
+    The search ends without a value in that window only where the bound jumps over it, from one width of buckets to the
+    other or to the Rényi bound; the side that never exceeds the target is returned then.
+
+    Args:
+        spent: epsilon of a noise multiplier; falls.
+        low: spends more than the target.
+        high: spends no more than the target.
+
+    Returns:
+        the noise multiplier, and what it spends.
+    """
+    while high / low > 1 + 1e-12:
+        middle = math.sqrt(low * high)
+        value = spent(middle)
+        if value > target:
+            low = middle
+            continue
+        high = middle
+        if value >= target * (1 - RELATIVE_SLACK):
+            return high, value
+    return high, spent(high)
 
 
 def _bracket(spent: Callable[[float], float], target: float) -> tuple[float, float]:

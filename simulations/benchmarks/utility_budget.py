@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
 from privacy.accounting import calibrate_noise_multiplier
-from privacy.accounting.calibration import RELATIVE_SLACK
+from privacy.accounting.calibration import RELATIVE_SLACK, narrowed
 from privacy.accounting.pld import epsilon_of
 from privacy.accounting.spends import Spend
 
@@ -47,16 +46,10 @@ def _over_stages(epsilon: float, delta: float, stages: tuple[tuple[float, int], 
     low, high = alone, 2 * alone
     while spent(high) > epsilon:
         low, high = high, 2 * high
-    while high / low > 1 + 1e-12:
-        middle = math.sqrt(low * high)
-        value = spent(middle)
-        if value > epsilon:
-            low = middle
-            continue
-        high = middle
-        if value >= epsilon * (1 - RELATIVE_SLACK):
-            return high
-    raise ValueError(
-        f"no noise multiplier spends {1 - RELATIVE_SLACK:g} to 1 of epsilon {epsilon:g}: one of {high:.4g} spends "
-        f"{spent(high):.4g}"
-    )
+    found, value = narrowed(spent, low, high, epsilon)
+    if value < epsilon * (1 - RELATIVE_SLACK):
+        raise ValueError(
+            f"no noise multiplier spends {1 - RELATIVE_SLACK:g} to 1 of epsilon {epsilon:g}: one of {found:.4g} spends "
+            f"{value:.4g}"
+        )
+    return found
