@@ -10,14 +10,20 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+_Floats = npt.NDArray[np.float64]
 _UNIFORM_BITS = 53
 _GAUSSIANS_PER_SAMPLE = 4
+#: Pairs of samples made at once: what they need stays in a core's cache.
+_BLOCK = 1 << 13
+_ZEROS = memoryview(bytes(1 << 18))
+_CIPHER_BLOCK_BYTES = 16
+_DIRECT_BYTES = 64
 
 
 class RandomSource(Protocol):
@@ -30,15 +36,36 @@ class RandomSource(Protocol):
         """Return the next ``size_bytes`` of the stream."""
         ...
 
+    def fill(self, words: npt.NDArray[np.unsignedinteger[Any]]) -> None:
+        """Write the next bytes of the stream over ``words``, contiguous and of any shape: little-endian integers."""
+        ...
+
 
 class _CounterStream:
     """AES-256-CTR keystream under ``key`` (32 bytes), from counter zero."""
 
     def __init__(self, key: bytes) -> None:
         self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+        # ``update_into`` asks for a cipher block of room beyond what it writes
+        self._last = bytearray(_CIPHER_BLOCK_BYTES + _DIRECT_BYTES)
 
     def bytes(self, size_bytes: int) -> bytes:
-        return self._encryptor.update(bytes(size_bytes))
+        words = np.empty(size_bytes, dtype=np.uint8)
+        self.fill(words)
+        return words.tobytes()
+
+    def fill(self, words: npt.NDArray[np.unsignedinteger[Any]]) -> None:
+        # ``update`` would take four times as long: it makes a new buffer each time
+        if not words.size:
+            return
+        out = words.data.cast("B")
+        start, size = 0, len(out)
+        while size - start >= _DIRECT_BYTES:
+            end = min(start + len(_ZEROS), size - _CIPHER_BLOCK_BYTES)
+            self._encryptor.update_into(_ZEROS[: end - start], out[start : end + _CIPHER_BLOCK_BYTES])
+            start = end
+        self._encryptor.update_into(_ZEROS[: size - start], self._last)
+        out[start:] = self._last[: size - start]
 
 
 class OsRandomSource(_CounterStream):
@@ -73,29 +100,42 @@ class SeededRandomSource(_CounterStream):
         super().__init__(hashlib.sha256(f"tacit/test-seed/v1\0{seed}\0{label}".encode()).digest())
 
 
-def uniform(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
+def uniform(source: RandomSource, count: int) -> _Floats:
     """Return ``count`` float64 values, uniform on the 2^53 multiples of 2^-53 in [0, 1)."""
-    words = np.frombuffer(source.bytes(8 * count), dtype="<u8")
-    return (words >> np.uint64(64 - _UNIFORM_BITS)).astype(np.float64) * 2.0**-_UNIFORM_BITS
+    words = np.empty(count, dtype="<u8")
+    source.fill(words)
+    return _unit(words)
 
 
-def standard_normal(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
+def standard_normal(source: RandomSource, count: int) -> _Floats:
     """Return ``count`` float64 standard normal values.
 
     Each value is the sum of four Box-Muller samples divided by two, so that the set of reachable floating-point
     values does not give the noise away (Holohan and Braghin 2021, "Secure Random Sampling in Differential Privacy",
     section 4; the same construction as Opacus's ``secure_mode``).
     """
-    total = np.zeros(count, dtype=np.float64)
-    for _ in range(_GAUSSIANS_PER_SAMPLE):
-        total += _box_muller(source, count)
-    total /= math.sqrt(_GAUSSIANS_PER_SAMPLE)
-    return total
-
-
-def _box_muller(source: RandomSource, count: int) -> npt.NDArray[np.float64]:
-    """Box and Muller 1958; ``1 - u`` keeps the logarithm's argument in (0, 1]."""
     pairs = (count + 1) // 2
-    radius = np.sqrt(-2.0 * np.log1p(-uniform(source, pairs)))
-    angle = 2.0 * np.pi * uniform(source, pairs)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    total = np.zeros(2 * pairs, dtype=np.float64)
+    words = np.empty((2, pairs), dtype="<u8")
+    for _ in range(_GAUSSIANS_PER_SAMPLE):
+        source.fill(words)
+        for start in range(0, pairs, _BLOCK):
+            end = min(start + _BLOCK, pairs)
+            first, second = _box_muller(_unit(words[0, start:end]), _unit(words[1, start:end]))
+            total[start:end] += first
+            total[pairs + start : pairs + end] += second
+    total /= math.sqrt(_GAUSSIANS_PER_SAMPLE)
+    return total[:count]
+
+
+def _unit(words: npt.NDArray[np.uint64]) -> _Floats:
+    """The upper 53 bits of each word as a fraction."""
+    return (words >> np.uint64(64 - _UNIFORM_BITS)).astype(np.float64) * 2.0**-_UNIFORM_BITS
+
+
+def _box_muller(one: _Floats, other: _Floats) -> tuple[_Floats, _Floats]:
+    """Two independent samples from each pair of uniform ones (Box and Muller 1958); ``1 - u`` keeps the logarithm's
+    argument in (0, 1]."""
+    radius = np.sqrt(-2.0 * np.log1p(-one))
+    angle = 2.0 * np.pi * other
+    return radius * np.cos(angle), radius * np.sin(angle)

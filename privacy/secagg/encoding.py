@@ -93,11 +93,13 @@ def encode(
     # about the exact one.
     limit = min(value_bound * scale, float(largest_magnitude(scale, value_bound)))
     encoded: RingVector = np.empty(values.shape[0], dtype=ring.dtype)
-    round_block = _round_wide if bits == 64 else _round_narrow
-    scaled = np.empty(_BLOCK)
+    # powers of two change no digit: the product is the one with ``scale``, with its binary point moved
+    places, round_block = (0, _round_wide) if bits == 64 else (32, _round_narrow)
+    factor, limit = math.ldexp(scale, places), math.ldexp(limit, places)
+    exact, random = np.empty(_BLOCK), np.empty(_BLOCK, dtype="<u4")
     for start in range(0, values.shape[0], _BLOCK):
         block = values[start : start + _BLOCK]
-        exact = scaled[: block.shape[0]]
+        size = block.shape[0]
         # extremes are NaN or infinite if any value is
         low, high = float(block.min()), float(block.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -105,21 +107,21 @@ def encode(
                 "the update holds NaN or infinity, which has no fixed-point form",
                 hint="lower the learning rate; a diverged round cannot be aggregated",
             )
-        np.multiply(block, scale, out=exact, dtype=np.float64)
-        if max(-low, high) * scale > limit:
-            np.clip(exact, -limit, limit, out=exact)
-        words = np.frombuffer(source.bytes(4 * block.shape[0]), dtype="<u4")
-        round_block(exact, words, encoded[start : start + block.shape[0]])
+        with np.errstate(over="ignore"):  # what grows beyond every number is clipped like what is too large
+            np.multiply(block, factor, out=exact[:size], dtype=np.float64)
+        if max(-low, high) * factor > limit:
+            np.clip(exact[:size], -limit, limit, out=exact[:size])
+        source.fill(random[:size])
+        round_block(exact[:size], random[:size], encoded[start : start + size])
     return encoded
 
 
-def _round_narrow(exact: _Floats, words: npt.NDArray[np.uint32], out: RingVector) -> None:
-    """Round values below 2^31 in magnitude: in fixed point with 32 binary places, a random 32-bit fraction is added and
-    the places are cut off. The upper half of each 64-bit sum is its floor, so nothing has to be shifted."""
-    exact *= 2.0**32
-    fixed = exact.astype(np.int64)
-    np.add(fixed, words, out=fixed, dtype=np.int64)
-    floors = fixed.view("<i4")[1::2]
+def _round_narrow(fixed: _Floats, words: npt.NDArray[np.uint32], out: RingVector) -> None:
+    """Round values below 2^31 in magnitude, given with 32 binary places: a random 32-bit fraction is added and the
+    places are cut off. The upper half of each 64-bit sum is its floor, so nothing has to be shifted."""
+    sums = fixed.astype(np.int64)
+    np.add(sums, words, out=sums, dtype=np.int64)
+    floors = sums.view("<i4")[1::2]
     out.view(f"<i{out.itemsize}")[:] = floors
 
 

@@ -66,6 +66,27 @@ def test_the_stream_does_not_depend_on_how_it_is_cut(sizes: list[int]) -> None:
     assert pieces == SeededRandomSource(1, "cut").bytes(sum(sizes))
 
 
+@pytest.mark.parametrize("size_bytes", [0, 1, 63, 64, 65, 80, 2**18 - 1, 2**18, 2**18 + 16, 2**18 + 17, 2**19 + 5])
+def test_a_stream_written_in_place_is_the_same_stream(size_bytes: int) -> None:
+    """Long draws go through the cipher in pieces, the last of them through a buffer of its own."""
+    key = bytes(range(32))
+    expected = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(size_bytes + 24))
+    source = _CounterStream(key)
+    framed = np.full(size_bytes + 2, 0xA5, dtype=np.uint8)
+    source.fill(framed[1:-1])
+    assert framed[1:-1].tobytes() == expected[:size_bytes]
+    assert framed[0] == framed[-1] == 0xA5
+    words = np.empty((3, 1), dtype="<u8")
+    source.fill(words)
+    assert words.tobytes() == expected[size_bytes:]
+
+
+def test_words_that_are_not_side_by_side_are_refused() -> None:
+    """They would be copied, and the copy filled."""
+    with pytest.raises(TypeError, match="contiguous"):
+        SeededRandomSource(1, "apart").fill(np.empty((4, 4), dtype="<u4")[:, ::2])
+
+
 def test_the_operating_system_keys_the_secret_source(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -139,6 +160,9 @@ class _Constant:
     def bytes(self, size_bytes: int) -> bytes:
         return bytes([self._byte]) * size_bytes
 
+    def fill(self, words: np.ndarray) -> None:
+        words.reshape(-1).view(np.uint8)[:] = self._byte
+
 
 def test_uniform_reaches_zero_and_not_one() -> None:
     assert uniform(_Constant(0x00), 3).tolist() == [0.0] * 3
@@ -187,6 +211,13 @@ def test_a_broken_uniform_is_refused(variant: str) -> None:
 
 
 # --- normal ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 31])
+def test_normal_values_do_not_depend_on_how_many_are_made_at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = standard_normal(SeededRandomSource(5, "blocks"), count)
+    monkeypatch.setattr(randomness, "_BLOCK", 2)
+    np.testing.assert_array_equal(standard_normal(SeededRandomSource(5, "blocks"), count), whole)
 
 
 def test_normal_is_half_the_sum_of_four_box_muller_samples() -> None:
@@ -290,5 +321,6 @@ def test_a_broken_normal_is_refused(variant: str) -> None:
 def test_sums_of_four_reach_values_that_one_sample_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The construction's purpose (Holohan and Braghin 2021): one Box-Muller value has only few neighbours."""
     assert randomness._GAUSSIANS_PER_SAMPLE == 4
-    one = randomness._box_muller(SeededRandomSource(1, "x"), 10)
-    assert not np.array_equal(standard_normal(SeededRandomSource(1, "x"), 10), one)
+    four = standard_normal(SeededRandomSource(1, "x"), 10)
+    monkeypatch.setattr(randomness, "_GAUSSIANS_PER_SAMPLE", 1)
+    assert not np.array_equal(four, standard_normal(SeededRandomSource(1, "x"), 10))

@@ -51,6 +51,9 @@ class Always:
     def bytes(self, size_bytes: int) -> bytes:
         return bytes([self._byte]) * size_bytes
 
+    def fill(self, words: np.ndarray) -> None:
+        words.reshape(-1).view(np.uint8)[:] = self._byte
+
 
 def contribution(delta: np.ndarray, where: ShareGrid, label: object, rounding: object = None) -> np.ndarray:
     drawn = source(f"{label}/rounding") if rounding is None else rounding
