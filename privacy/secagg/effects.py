@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from privacy.secagg.journal import StepRecord
 from privacy.secagg.phases import CoordinatorPhase, Stage
 from privacy.secagg.ring import RingVector
+from privacy.secagg.site_messages import Chunk
 from tacit.errors import ProtocolViolation
 
 
@@ -19,9 +20,14 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Site: send this frame to the coordinator."""
+    """Site: send this frame to the coordinator. A piece of a vector is put into a frame when it is asked for, so that a
+    vector is not in memory twice."""
 
-    frame: bytes
+    content: bytes | Chunk
+
+    @property
+    def frame(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else self.content.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from privacy.secagg.journal import Sent, StepRecord, check_new_step
 from privacy.secagg.keys import KEM_SEED_BYTES, KEY_BYTES, HybridKey, PairChain, Roster, Signer
 from privacy.secagg.messages import (
     Announce,
+    Chunk,
     Established,
     Grant,
     Keys,
@@ -117,7 +118,7 @@ class SiteMachine:
         self._setup_hash = b""
         self._chains: dict[str, PairChain] = {}
         self._step: SiteStep | None = None
-        self._chunks: list[bytes] = []
+        self._chunks: list[Chunk] = []
         self._survivors: tuple[str, ...] = ()
         self._total = bytearray()
 
@@ -179,7 +180,7 @@ class SiteMachine:
         """Mask the encoded vector and send it: at once if the coordinator granted room, else its offer first.
 
         Args:
-            contribution: its vector is not modified and not kept.
+            contribution: its vector is masked in place, and kept until it is sent.
 
         Raises:
             IllegalEvent: not ready, or uploaded before.

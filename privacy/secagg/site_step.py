@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from privacy.secagg.descriptor import StepDescriptor
 from privacy.secagg.keys import LOCK_CONTEXT, UPLOAD_CONTEXT, Roster, Signer, StepKey, commit_self, verify
 from privacy.secagg.keystream import SEED_BYTES, Masks
@@ -67,7 +69,7 @@ class Upload:
     """A masked vector, ready to be sent."""
 
     offer: bytes
-    chunks: list[bytes]
+    chunks: list[Chunk]
     upload_hash: bytes
 
 
@@ -115,9 +117,10 @@ class SiteStep:
         return b"" if self._locked is None else self._locked.digest
 
     def mask(self, contribution: Contribution) -> Upload:
-        """R1: mask a vector of the ring, [d], and leave the peers what opens the masks when this site is gone."""
+        """R1: mask a vector of the ring, [d], in place, and leave the peers what opens the masks when this site is
+        gone."""
         session, secrets = self.session, replace(self._kept(), surplus=contribution.surplus)
-        self._secrets, encoded = secrets, contribution.vector
+        self._secrets = secrets
         # Every site adds a pair's mask or subtracts it by the order of names, so the pair cancels in the sum.
         ring = self._descriptor.ring
         masks = Masks(
@@ -130,14 +133,15 @@ class SiteStep:
         )
         hasher = vector_hasher(session.ctx)
         chunks = []
-        # one chunk at a time is masked, hashed and framed while it is in the processor's cache
+        # one chunk at a time is masked and hashed while it is in the processor's cache
+        vector = np.require(contribution.vector, requirements=("C", "W"))
         step = CHUNK_BYTES // ring.size_bytes
         for index, start in enumerate(range(0, self._descriptor.length, step)):
-            piece = encoded[start : start + step].astype(ring.dtype)
+            piece = vector[start : start + step]
             masks.add_to(piece)
             data = piece.data.cast("B")
             hasher.update(data)
-            chunks.append(Chunk(session.ctx, index, data).encode())
+            chunks.append(Chunk(session.ctx, index, data))
         offer = Offer(
             ctx=session.ctx,
             session=session.hash,

@@ -34,7 +34,7 @@ class Contribution:
     """What a site adds to a sum.
 
     Attributes:
-        vector: ring elements [d]; not modified.
+        vector: ring elements [d], given away: it is masked where it is, so that it is in memory once, and not in clear.
         surplus: layers of the noise in it that may be taken off, for ever more survivors.
     """
 

@@ -181,7 +181,8 @@ class _Loop:
         vector = self._encode()
         for name in self._staying:
             upload = self._sites[name].upload
-            self._from_site(name, self._at_site(name, lambda upload=upload: upload(Contribution(vector)), UPLOAD))
+            own = Contribution(vector.copy())
+            self._from_site(name, self._at_site(name, lambda upload=upload, own=own: upload(own), UPLOAD))
             self._drain()
         return self._cost()
 
@@ -225,7 +226,8 @@ class _Loop:
     def _frames(self, name: str, effects: Sequence[Any]) -> Iterator[bytes]:
         for effect in effects:
             if isinstance(effect, Send):
-                yield effect.frame
+                # a piece of a vector is put into its frame only now
+                yield self._at_site(name, lambda effect=effect: effect.frame, UPLOAD if name in self._ready else SETUP)
             elif isinstance(effect, Ready):
                 self._ready.add(name)
 

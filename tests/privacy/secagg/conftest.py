@@ -306,7 +306,7 @@ class Step:
                 self.upload(name)
 
     def upload(self, name: str) -> None:
-        made = Contribution(self.vectors[name], self.surplus.get(name, ()))
+        made = Contribution(self.vectors[name].copy(), self.surplus.get(name, ()))
         self._site_effects(name, self.sites[name].upload(made))
 
 

@@ -266,7 +266,7 @@ def call_out_of_order(epoch, name, number):
     before = freeze(one), freeze(coordinator)
     calls = [
         lambda: one.start(),
-        lambda: one.upload(Contribution(epoch.vectors[name])),
+        lambda: one.upload(Contribution(epoch.vectors[name].copy())),
         lambda: one.expect(one.descriptor),
         lambda: coordinator.begin(epoch.descriptor),
         lambda: coordinator.receive("mallory", b""),

@@ -62,7 +62,7 @@ def test_survivors_that_took_no_part(paused, replace, refuses):
     step, announce = paused(Announce)
     site = step.sites["alpha"]
     site.receive(replace(announce, participants=announce.participants[:3]).encode())
-    site.upload(Contribution(step.vectors["alpha"]))
+    site.upload(Contribution(step.vectors["alpha"].copy()))
     site.receive(step.down["alpha"][1])
     survivors = tuple((name, site._step.upload_hash) for name in step.names)
     request = LockRequest(announce.ctx, survivors, ())

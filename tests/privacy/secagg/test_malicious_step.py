@@ -67,7 +67,7 @@ def test_a_step_in_which_a_site_detects_a_lie_reveals_nothing_of_it(paused, repl
     step, announce = paused(Announce, auto_upload=False)
     refuses(step, "alpha", replace(announce, descriptor=descriptor), DescriptorMismatch)
     with pytest.raises(IllegalEvent, match="a site that is failed was given the event 'upload'"):
-        step.sites["alpha"].upload(Contribution(step.vectors["alpha"]))
+        step.sites["alpha"].upload(Contribution(step.vectors["alpha"].copy()))
 
 
 @pytest.mark.parametrize("stranger", ["zeta", "epsilon"])
@@ -102,7 +102,7 @@ def take(step, name, *messages):
     machine = step.sites[name]
     for message in messages:
         machine.receive(message.encode())
-    machine.upload(Contribution(step.vectors[name]))
+    machine.upload(Contribution(step.vectors[name].copy()))
     return machine
 
 

@@ -89,10 +89,31 @@ def test_a_site_gets_ready_then_the_end(make_step):
     assert (ended.step, ended.survivors, ended.reason, ended.total) == (4, step.names, "", None)
 
 
+def test_a_vector_is_masked_where_it_is(make_step, small_chunks):
+    """Nothing of it stays in clear, and what is sent are views of it, not a second vector."""
+    small_chunks(48)
+    step = make_step(3, auto_upload=False).start().run()
+    vector = step.vectors["alpha"].copy()
+    _, _, *sent = step.sites["alpha"].upload(Contribution(vector))
+    assert not np.array_equal(vector, step.vectors["alpha"])
+    assert all(np.shares_memory(np.frombuffer(each.content.payload, np.uint8), vector) for each in sent)
+    assert b"".join(decode(each.frame).payload for each in sent) == vector.tobytes()
+
+
+def test_a_vector_that_cannot_be_masked_where_it_is_is_copied(make_step):
+    step = make_step(3, auto_upload=False).start().run()
+    for name, vector in step.vectors.items():
+        frozen = np.repeat(vector, 2)[::2]
+        frozen.flags.writeable = False
+        step._site_effects(name, step.sites[name].upload(Contribution(frozen)))
+        assert np.array_equal(frozen, vector)
+    step.run().assert_exact(survivors=step.names)
+
+
 def test_what_is_sent_is_written_down_first(make_step):
     """Upload, lock and reveal: a crash after the frame never finds the record missing."""
     step = make_step(3, auto_upload=False).start().run()
-    effects = [step.sites["alpha"].upload(Contribution(step.vectors["alpha"]))]
+    effects = [step.sites["alpha"].upload(Contribution(step.vectors["alpha"].copy()))]
     step._site_effects("alpha", effects[0])
     for name in step.names[1:]:
         step.upload(name)
