@@ -182,9 +182,7 @@ class CoordinatorStep:
         descriptor = self._descriptor
         check_sum(total, descriptor.scale, descriptor.value_bound, len(locked.survivors), descriptor.ring_bits)
         if self._surplus is not None:
-            for seeds in self._surplus_seeds.values():
-                for layer, seed in enumerate(seeds):
-                    self._surplus.take_off(total, layer, seed)
+            self._surplus.take_off(total, [pair for seeds in self._surplus_seeds.values() for pair in enumerate(seeds)])
         return total
 
     def survivors(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ What a layer is (:mod:`privacy.noise_shares`) does not matter here, only how man
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,7 @@ class SurplusNoise(Protocol):
         """How many survivors it takes to show each layer, ascending."""
         ...
 
-    def take_off(self, total: RingVector, layer: int, seed: bytes) -> None:
-        """Subtract the layer that ``seed`` stands for from ``total``, ring elements [d], in place."""
+    def take_off(self, total: RingVector, shown: Sequence[tuple[int, bytes]]) -> None:
+        """Subtract layers, each a number from zero with a site's seed for it, from ``total``, ring elements [d], in
+        place."""
         ...

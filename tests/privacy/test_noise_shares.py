@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from privacy import noise_shares
 from privacy.events import PrivacyMode
 from privacy.noise_shares import (
     MAX_LAYERS,
@@ -150,7 +151,7 @@ def test_the_coordinator_takes_off_what_the_site_added_to_the_bit() -> None:
     assert surplus is not None
     assert [layer.survivors for layer in made.surplus] == list(surplus.survivors) == [5]
     left = made.vector.copy()
-    surplus.take_off(left, 0, made.surplus[0].seed)
+    surplus.take_off(left, [(0, made.surplus[0].seed)])
     stream = source("n")
     rest = where.kept_stddev(training, 5) * where.scale * standard_normal(stream, 70_000)
     np.testing.assert_array_equal(left.view(np.int32), np.rint(rest).astype(np.int32))
@@ -164,13 +165,29 @@ def test_the_coordinator_takes_off_what_the_site_added_to_the_bit() -> None:
 def test_a_layer_is_its_seeds_stream_a_block_at_a_time() -> None:
     surplus = SharedNoiseSurplus((Layer(5, 100.0),))
     found = np.zeros(70_000, dtype=np.uint32)
-    surplus.take_off(found, 0, bytes(range(32)))
+    surplus.take_off(found, [(0, bytes(range(32)))])
     stream = SeedStream(bytes(range(32)))
     drawn = np.concatenate([np.rint(100.0 * standard_normal(stream, count)) for count in (65_536, 4_464)])
     np.testing.assert_array_equal(found.view(np.int32), -drawn.astype(np.int32))
     other = np.zeros(70_000, dtype=np.uint32)
-    surplus.take_off(other, 0, bytes(32))
+    surplus.take_off(other, [(0, bytes(32))])
     assert (found != other).mean() > 0.9
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 64])
+def test_layers_drawn_on_several_cores_are_the_same_layers(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_shares, "_cores", lambda: cores)
+    surplus = SharedNoiseSurplus((Layer(5, 100.0), Layer(6, 40.0)))
+    shown = [(layer, bytes([site, layer]) * 16) for site in range(5) for layer in range(2)]
+    expected = np.arange(1000, dtype=np.uint32)
+    for layer, seed in shown:
+        drawn = np.rint(surplus.layers[layer].stddev * standard_normal(SeedStream(seed), 1000))
+        expected -= drawn.astype(np.int64).astype(np.uint32)
+    found = np.arange(1000, dtype=np.uint32)
+    surplus.take_off(found, shown)
+    np.testing.assert_array_equal(found, expected)
+    surplus.take_off(found, [])
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("mode", "shared"), [("joint", True), ("site", True), ("local", False)])

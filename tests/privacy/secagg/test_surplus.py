@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,9 @@ class Marks:
     def __init__(self, survivors: tuple[int, ...]) -> None:
         self.survivors = survivors
 
-    def take_off(self, total: RingVector, layer: int, seed: bytes) -> None:
-        total -= mark(layer, seed)
+    def take_off(self, total: RingVector, shown: Sequence[tuple[int, bytes]]) -> None:
+        for layer, seed in shown:
+            total -= mark(layer, seed)
 
 
 def mark(layer: int, seed: bytes) -> np.uint32:
