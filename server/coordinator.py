@@ -36,6 +36,8 @@ class CoordinatorLink(Protocol):
 
     def step_ended(self, order: Order) -> bool: ...
 
+    def site_left(self, order: Order, site: str) -> None: ...
+
     def emit(self, run_id: str, event: dict[str, Any]) -> None: ...
 
     def events(self, run_id: str) -> list[dict[str, Any]]: ...
@@ -135,6 +137,10 @@ class Coordinator:
     def step_ended(self, order: Order) -> bool:
         """Return whether the order's step has ended, with a sum or without."""
         return self.step(order.run_id, order.step).done()
+
+    def site_left(self, order: Order, site: str) -> None:
+        """Do not wait for a site that said outside the step's own stream that it takes no part."""
+        self.step(order.run_id, order.step).left(site)
 
     def step(self, run_id: str, step: int) -> OpenEpoch:
         """Return the open epoch that a step belongs to."""

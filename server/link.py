@@ -130,6 +130,10 @@ class GatewayLink:
         key = {"run_id": order.run_id, "step": order.step}
         return bool(self._json(self._stub.StepEnded, key)["ended"])
 
+    def site_left(self, order: Order, site: str) -> None:
+        """Do not wait for a site that said outside the step's own stream that it takes no part."""
+        self._json(self._stub.SiteLeft, {"run_id": order.run_id, "step": order.step, "site": site})
+
     def await_step(self, order: Order, step: int | None = None) -> SumResult:
         """Block until a step of the order has ended; raises StepBurnt when it ended without a sum."""
         head: dict[str, Any] = {}

@@ -29,7 +29,7 @@ from server.release import release_adapter, write_report
 from server.run_spec import JOINT_STRATEGY, RunSpec
 from server.witnesses import head_of
 from strategies import JointDpSgd, OrderBook, SecureFedAvg
-from strategies.secure_fedavg import arrays_from, vector_from
+from strategies.secure_fedavg import arrays_from, has_taken_part, vector_from
 from tacit.errors import LedgerCorrupt, ModelError, StepBurnt, TacitError, TransportError
 
 _log = logging.getLogger(__name__)
@@ -203,9 +203,17 @@ class RunLoop:
         return True
 
     def _exchange(self, messages: list[Message], order: Order) -> list[Message]:
-        """Send the messages; return the replies there are once all have answered or the step is long over."""
-        # a message to a node that has just signed off has no id
-        waiting = {message_id for message_id in self._grid.push_messages(messages) if message_id}
+        """Send the messages; return the replies there are once all have answered or the step is long over.
+
+        A site that answers before the step has ended takes no part in it, whatever kept it from saying so there.
+        """
+        sites = {node: site for site, node in self._link.node_ids().items()}
+        asked = {
+            message_id: sites.get(message.metadata.dst_node_id)
+            for message_id, message in zip(self._grid.push_messages(messages), messages, strict=True)
+            if message_id  # a message to a node that has just signed off has none
+        }
+        waiting = set(asked)
         replies: list[Message] = []
         spec = self._spec.run
         give_up = time.monotonic() + spec.deadline_s + spec.join_deadline_s + _RECEIPT_DEADLINE_S
@@ -213,7 +221,12 @@ class RunLoop:
         while waiting and time.monotonic() < give_up:
             fresh = list(self._grid.pull_messages(waiting))
             replies.extend(fresh)
-            waiting -= {message.metadata.reply_to_message_id for message in fresh}
+            for message in fresh:
+                asked_by = message.metadata.reply_to_message_id
+                waiting.discard(asked_by)
+                site = asked.get(asked_by)
+                if site is not None and not has_taken_part(message):
+                    self._link.site_left(order, site)
             if not ended and self._link.step_ended(order):
                 ended = True
                 give_up = min(give_up, time.monotonic() + _RECEIPT_DEADLINE_S)

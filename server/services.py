@@ -265,6 +265,16 @@ class CoordinatorService(rpc.CoordinatorServicer):
 
         return _answer(context, ended)
 
+    def SiteLeft(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        """Do not wait for a site whose receipt says that it takes no part."""
+
+        def left() -> dict[str, Any]:
+            body = json.loads(request.json)
+            self._coordinator.step(body["run_id"], body["step"]).left(body["site"])
+            return {}
+
+        return _answer(context, left)
+
     def AwaitStep(self, request: pb.StepKey, context: grpc.ServicerContext) -> Iterator[pb.StepResult]:  # noqa: N802
         """Block until a step has ended, then stream its sum."""
         try:

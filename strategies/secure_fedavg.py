@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 #: how much longer than the order's own deadline a Flower message stays valid, seconds
 _TTL_SLACK_S = 300.0
+_NO_RECEIPT = (ValidationError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -171,14 +172,28 @@ class SecureFedAvg(Strategy):
                 _log.error("a site's Flower client failed: %s", reply.error.reason)
                 continue
             try:
-                receipt = Receipt.model_validate_json(bytes_in(reply, "receipt"))
-            except (ValidationError, KeyError, TypeError) as error:
+                receipt = _receipt_in(reply)
+            except _NO_RECEIPT as error:
                 # One site's reply must not end the run of all: the secure sum alone decides who took part.
                 _log.error("a site sent a receipt that is none: %s", type(error).__name__)
                 continue
             if self._on_receipt is not None:
                 self._on_receipt(receipt)
             yield receipt
+
+
+def has_taken_part(reply: Message) -> bool:
+    """Return whether a site's reply says that it took its steps to the end; one that says nothing does not."""
+    if reply.has_error():
+        return False
+    try:
+        return _receipt_in(reply).outcome.status == "completed"
+    except _NO_RECEIPT:
+        return False
+
+
+def _receipt_in(reply: Message) -> Receipt:
+    return Receipt.model_validate_json(bytes_in(reply, "receipt"))
 
 
 def mean_update(order: Order, result: SumResult) -> npt.NDArray[np.float64]:

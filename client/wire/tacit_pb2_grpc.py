@@ -309,6 +309,11 @@ class CoordinatorStub:
                 request_serializer=client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
                 response_deserializer=client_dot_wire_dot_tacit__pb2.Envelope.FromString,
                 _registered_method=True)
+        self.SiteLeft = channel.unary_unary(
+                '/tacit.v1.Coordinator/SiteLeft',
+                request_serializer=client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
+                response_deserializer=client_dot_wire_dot_tacit__pb2.Envelope.FromString,
+                _registered_method=True)
         self.AwaitStep = channel.unary_stream(
                 '/tacit.v1.Coordinator/AwaitStep',
                 request_serializer=client_dot_wire_dot_tacit__pb2.StepKey.SerializeToString,
@@ -375,6 +380,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SiteLeft(self, request, context):
+        """a site's receipt says that it takes no part
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AwaitStep(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -430,6 +442,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
             ),
             'StepEnded': grpc.unary_unary_rpc_method_handler(
                     servicer.StepEnded,
+                    request_deserializer=client_dot_wire_dot_tacit__pb2.Envelope.FromString,
+                    response_serializer=client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
+            ),
+            'SiteLeft': grpc.unary_unary_rpc_method_handler(
+                    servicer.SiteLeft,
                     request_deserializer=client_dot_wire_dot_tacit__pb2.Envelope.FromString,
                     response_serializer=client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
             ),
@@ -637,6 +654,33 @@ class Coordinator:
             request,
             target,
             '/tacit.v1.Coordinator/StepEnded',
+            client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
+            client_dot_wire_dot_tacit__pb2.Envelope.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SiteLeft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tacit.v1.Coordinator/SiteLeft',
             client_dot_wire_dot_tacit__pb2.Envelope.SerializeToString,
             client_dot_wire_dot_tacit__pb2.Envelope.FromString,
             options,

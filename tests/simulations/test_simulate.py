@@ -28,7 +28,7 @@ from server.checkpoint import latest_checkpoint
 from server.run_spec import load_run_spec
 from simulations.local_consortium import ConsortiumPlan, make_consortium
 from simulations.simulate import prepare
-from tacit.errors import ConfigError, Refusal, RefusalReason, StepBurnt
+from tacit.errors import ConfigError, Refusal, RefusalReason, StepBurnt, TransportError
 
 Plan = Callable[..., ConsortiumPlan]
 
@@ -540,6 +540,27 @@ def test_four_sites_go_on_without_one_that_is_lost_after_its_upload(tmp_path: Pa
     assert finished["survivors"] == ["alpha", "beta", "delta", "gamma"]
     phases = [event["phase"] for event in events if event["event"] == "site-phase" and event["site"] == "delta"]
     assert phases.count("left") == 1
+
+
+def test_four_sites_do_not_wait_for_one_that_cannot_reach_the_step(tmp_path: Path, small_plan: Plan) -> None:
+    """It says so by its receipt alone; the time to join is longer than this test may take."""
+    made = make_consortium(tmp_path / "made", small_plan(sites=4, rounds=1))
+    spec = load_run_spec(made.run_file)
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"join_deadline_s": 3000.0})})
+    with prepare(spec, tmp_path / "sim") as consortium:
+
+        class Unreachable:
+            def open(self, run_id: str, step: int) -> Any:
+                raise TransportError("the way is closed")
+
+        consortium.agents["delta"]._transport = Unreachable()  # type: ignore[assignment]
+        run_id = consortium.submit()
+        consortium.run(run_id)
+        events = consortium.coordinator.events(run_id)
+    (finished,) = (event for event in events if event["event"] == "round-finished")
+    assert finished["survivors"] == ["alpha", "beta", "gamma"]
+    phases = [event["phase"] for event in events if event["event"] == "site-phase" and event["site"] == "delta"]
+    assert phases == ["left"]
 
 
 def test_three_sites_cannot_spare_one_and_the_reason_names_it(tmp_path: Path, small_plan: Plan) -> None:

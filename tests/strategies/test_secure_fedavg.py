@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from models.layout import state_digest
@@ -17,7 +17,7 @@ from privacy.order import LoraSpec, Order, Receipt, ReceiptStatus, SecAggSpec, T
 from privacy.randomness import SeededRandomSource
 from privacy.secagg.encoding import encode
 from strategies import OrderBook, RunPlan, SecureFedAvg, SumResult
-from strategies.secure_fedavg import arrays_from, bytes_in, vector_from
+from strategies.secure_fedavg import arrays_from, bytes_in, has_taken_part, vector_from
 from tacit.canonical import canonical_json
 from tacit.errors import StepBurnt, TransportError
 
@@ -197,3 +197,24 @@ def test_sites_are_never_asked_to_evaluate() -> None:
     strategy, _ = configured(Sums({}))
     assert list(strategy.configure_evaluate(1, arrays_from(START), ConfigRecord(), None)) == []  # type: ignore[arg-type]
     assert strategy.aggregate_evaluate(1, []) is None
+
+
+@pytest.mark.parametrize(("status", "expected"), [("completed", True), ("refused", False), ("failed", False)])
+def test_a_receipt_says_whether_its_site_took_part(status: str, expected: bool) -> None:
+    _, messages = configured(Sums({}))
+    receipt = Receipt(
+        site="alpha",
+        run_id="00112233445566ff",
+        round=1,
+        step=1,
+        outcome=ReceiptStatus.model_validate({"status": status}),
+    )
+    content = RecordDict({"receipt": ConfigRecord({"json": canonical_json(receipt.model_dump(mode="json"))})})
+    assert has_taken_part(Message(content, reply_to=messages[0])) is expected
+
+
+def test_a_reply_that_says_nothing_is_of_no_site_that_took_part() -> None:
+    _, messages = configured(Sums({}))
+    for content in (RecordDict(), RecordDict({"receipt": ConfigRecord({"json": b"{}"})})):
+        assert not has_taken_part(Message(content, reply_to=messages[0]))
+    assert not has_taken_part(Message(Error(code=0, reason="the client crashed"), reply_to=messages[0]))
