@@ -18,6 +18,8 @@ from models.classifier import AdapterModel, build_classifier
 from models.layout import Vector
 from privacy.agreement import VerifiedAgreement
 from privacy.dpsgd import DpSgdPlan
+from privacy.events import PrivacyMode
+from privacy.noise_shares import ShareGrid
 from privacy.order import Order, Receipt, ReceiptStatus
 from privacy.secagg.threshold import survivors_required
 from server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
@@ -150,6 +152,10 @@ class RunLoop:
         )
         # layer weights that fit no layer would be refused by every site
         DpSgdPlan.from_spec(plan.training).groups(model.layout.names)
+        if plan.mode is not PrivacyMode.LOCAL:
+            # so would a grid that has no room for the noise of an adapter of this length
+            first = OrderBook(plan).next(1, self._first_vector(model))
+            ShareGrid.of(first, plan.collusion_bound).sum_bound(plan.training)
         return OrderBook(plan)
 
     def _last_step_used(self) -> int:

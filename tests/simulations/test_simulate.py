@@ -28,7 +28,7 @@ from server.checkpoint import latest_checkpoint
 from server.run_spec import load_run_spec
 from simulations.local_consortium import ConsortiumPlan, make_consortium
 from simulations.simulate import prepare
-from tacit.errors import ConfigError, Refusal, RefusalReason, StepBurnt, TransportError
+from tacit.errors import ConfigError, Refusal, RefusalReason, StepBurnt, TrainingError, TransportError
 
 Plan = Callable[..., ConsortiumPlan]
 
@@ -106,6 +106,22 @@ def test_a_run_in_another_ring(tmp_path: Path, small_plan: Plan, ring_bits: int)
     length = latest_checkpoint(run_folder / "checkpoints").vector.size  # type: ignore[union-attr]
     sent = {event["receipt"]["bytes_sent"] for event in events if event["event"] == "site-receipt"}
     assert all(ring_bits / 8 * length < each < ring_bits / 8 * length + 20_000 for each in sent)
+
+
+@pytest.mark.parametrize("mode", [PrivacyMode.JOINT, PrivacyMode.SITE])
+def test_a_grid_without_room_for_the_adapters_noise_ends_a_run_before_any_order(
+    tmp_path: Path, small_plan: Plan, mode: PrivacyMode
+) -> None:
+    """How long the adapter is, and so how much rounding widens the noise, is known once the model is loaded."""
+    plan = replace(small_plan(rounds=1, noise_multiplier=10.0), mode=mode, ring_bits=16)
+    made = make_consortium(tmp_path / "made", plan)
+    with prepare(load_run_spec(made.run_file), tmp_path / "sim") as consortium:
+        run_id = consortium.submit()
+        with pytest.raises(TrainingError, match="leaves no room beside noise shares") as refused:
+            consortium.run(run_id)
+        events = consortium.coordinator.events(run_id)
+    assert "round-started" not in {event["event"] for event in events}
+    assert (events[-1]["status"], events[-1]["hint"]) == ("failed", refused.value.hint)
 
 
 @pytest.mark.parametrize("mode", [PrivacyMode.LOCAL, PrivacyMode.JOINT])
