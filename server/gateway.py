@@ -80,8 +80,10 @@ class FlowerRuns:
         """End a run: Flower's side, then its open step.
 
         Raises:
-            ConfigError: it is not running here.
+            ConfigError: it is not running here, or there is no such run.
+            InputError: this is no run's id.
         """
+        self._coordinator.store.facts(run_id)
         flower_id = self._flower_ids.get(run_id)
         if flower_id is None or self._coordinator.store.finished(run_id):
             raise ConfigError(f"run {run_id} is not running", hint="`tacit run status` lists the runs")

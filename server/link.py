@@ -19,7 +19,16 @@ from privacy.order import Order, Receipt, SeenHead
 from server.run_spec import RunSpec
 from strategies.secure_sum import SumResult
 from tacit.canonical import canonical_json
-from tacit.errors import ConfigError, LedgerCorrupt, Refusal, RefusalReason, StepBurnt, TacitError, TransportError
+from tacit.errors import (
+    ConfigError,
+    InputError,
+    LedgerCorrupt,
+    Refusal,
+    RefusalReason,
+    StepBurnt,
+    TacitError,
+    TransportError,
+)
 
 #: trailing metadata in which the gateway says which of its errors it was
 ERROR_KIND = "tacit-error-bin"
@@ -29,6 +38,7 @@ _SETTLED_S = 30.0
 _KINDS: dict[str, type[TacitError]] = {
     "StepBurnt": StepBurnt,
     "ConfigError": ConfigError,
+    "InputError": InputError,
     "LedgerCorrupt": LedgerCorrupt,
 }
 

@@ -14,7 +14,7 @@ import pytest
 from client.wire import tacit_pb2_grpc as rpc
 from server.link import GatewayLink
 from server.services import CoordinatorService
-from tacit.errors import TacitError, TransportError
+from tacit.errors import ConfigError, InputError, LedgerCorrupt, StepBurnt, TacitError, TransportError
 
 RUN = "00112233445566aa"
 
@@ -66,6 +66,19 @@ def test_an_error_of_the_gateway_arrives_with_its_hint(link: GatewayLink, coordi
         link.site_left(order(8), "beta")
     assert raised.value.hint == "open it"
     assert coordinator.left == []
+
+
+@pytest.mark.parametrize("kind", [InputError, ConfigError, StepBurnt, LedgerCorrupt])
+def test_errors_that_callers_tell_apart_keep_their_kind(
+    kind: type[TacitError], link: GatewayLink, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(run_id: str, step: int) -> Any:
+        raise kind("so it is")
+
+    monkeypatch.setattr(coordinator, "step", step)
+    with pytest.raises(kind, match="so it is") as raised:
+        link.step_ended(order(7))
+    assert type(raised.value) is kind
 
 
 def test_no_gateway(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def test_runs_that_cannot_be_followed_or_started(
     home = ("--home", serving.hub)
     tacit("run", "watch", *home).fails(2, "there is no run yet", "tacit run start")
     tacit("run", "watch", "deadbeef", *home).fails(2, "there is no run deadbeef", "tacit run status")
-    tacit("run", "stop", "deadbeef", *home).fails(2, "run deadbeef is not running")
+    tacit("run", "stop", "deadbeef", *home).fails(2, "there is no run deadbeef", "tacit run status")
+    for command in ("watch", "stop"):
+        tacit("run", command, "../deadbeef", *home).fails(2, "is not a run id")
     tacit("run", "start", made.run_file, *home, "--resume", "deadbeef").fails(2, "there is no run deadbeef")
     run_file = Path(shutil.copy(made.run_file, tmp_path / "run.toml"))
     edit(run_file, "rounds = 2", "rounds = 2000")
