@@ -22,8 +22,6 @@ _GAUSSIANS_PER_SAMPLE = 4
 #: Pairs of samples made at once: what they need stays in a core's cache.
 _BLOCK = 1 << 13
 _ZEROS = memoryview(bytes(1 << 18))
-_CIPHER_BLOCK_BYTES = 16
-_DIRECT_BYTES = 64
 
 
 class RandomSource(Protocol):
@@ -46,8 +44,6 @@ class _CounterStream:
 
     def __init__(self, key: bytes) -> None:
         self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
-        # ``update_into`` asks for a cipher block of room beyond what it writes
-        self._last = bytearray(_CIPHER_BLOCK_BYTES + _DIRECT_BYTES)
 
     def bytes(self, size_bytes: int) -> bytes:
         words = np.empty(size_bytes, dtype=np.uint8)
@@ -55,17 +51,13 @@ class _CounterStream:
         return words.tobytes()
 
     def fill(self, words: npt.NDArray[np.unsignedinteger[Any]]) -> None:
-        # ``update`` would take four times as long: it makes a new buffer each time
         if not words.size:
             return
+        # ``update`` would take four times as long: it makes a new buffer each time
         out = words.data.cast("B")
-        start, size = 0, len(out)
-        while size - start >= _DIRECT_BYTES:
-            end = min(start + len(_ZEROS), size - _CIPHER_BLOCK_BYTES)
-            self._encryptor.update_into(_ZEROS[: end - start], out[start : end + _CIPHER_BLOCK_BYTES])
-            start = end
-        self._encryptor.update_into(_ZEROS[: size - start], self._last)
-        out[start:] = self._last[: size - start]
+        for start in range(0, len(out), len(_ZEROS)):
+            piece = out[start : start + len(_ZEROS)]
+            self._encryptor.update_into(_ZEROS[: len(piece)], piece)
 
 
 class OsRandomSource(_CounterStream):

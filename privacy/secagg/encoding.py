@@ -89,13 +89,12 @@ def encode(
     ring = Ring(bits)
     if values.ndim != 1 or values.dtype not in (np.float32, np.float64):
         raise EncodingRange(f"got {values.dtype}{list(values.shape)}; expected float32[d] or float64[d]")
-    # The float product of bound and scale may round past the exact one by a unit in the last place; the proof is
-    # about the exact one.
-    limit = min(value_bound * scale, float(largest_magnitude(scale, value_bound)))
     encoded: RingVector = np.empty(values.shape[0], dtype=ring.dtype)
     # powers of two change no digit: the product is the one with ``scale``, with its binary point moved
     places, round_block = (0, _round_wide) if bits == 64 else (32, _round_narrow)
-    factor, limit = math.ldexp(scale, places), math.ldexp(limit, places)
+    # The float product of bound and scale may round past the exact one, but not past the whole number above it, which
+    # the proof is about: that is a float too.
+    factor, limit = math.ldexp(scale, places), math.ldexp(value_bound * scale, places)
     exact, random = np.empty(_BLOCK), np.empty(_BLOCK, dtype="<u4")
     for start in range(0, values.shape[0], _BLOCK):
         block = values[start : start + _BLOCK]

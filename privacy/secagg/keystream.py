@@ -38,10 +38,9 @@ class Masks:
     def __init__(self, ring: Ring, *, plus: Iterable[bytes] = (), minus: Iterable[bytes] = ()) -> None:
         self._adding = [_encryptor(seed) for seed in plus]
         self._subtracting = [_encryptor(seed) for seed in minus]
-        # update_into asks for one cipher block of room beyond what it writes.
-        self._buffer = bytearray(BLOCK_BYTES + 16)
+        self._buffer = bytearray(BLOCK_BYTES)
         self._block_values = BLOCK_BYTES // ring.size_bytes
-        self._stream = np.frombuffer(self._buffer, dtype=ring.dtype, count=self._block_values)
+        self._stream = np.frombuffer(self._buffer, dtype=ring.dtype)
         self._item_bytes = ring.size_bytes
 
     def add_to(self, piece: RingVector) -> None:

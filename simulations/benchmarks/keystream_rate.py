@@ -64,7 +64,7 @@ def plain_rate() -> KeystreamRate:
 def cipher_rate(size_bytes: int = 1 << 28) -> float:
     """Return bytes of keystream in a CPU second, made into a buffer of 256 KiB that is there already."""
     encryptor = Cipher(algorithms.AES256(draw_seeds(1)[0]), modes.GCM(bytes(12))).encryptor()
-    zeros, buffer = memoryview(bytes(BLOCK_BYTES)), bytearray(BLOCK_BYTES + 16)
+    zeros, buffer = memoryview(bytes(BLOCK_BYTES)), bytearray(BLOCK_BYTES)
     blocks = max(1, size_bytes // BLOCK_BYTES)
     started = time.process_time()
     for _ in range(blocks):
