@@ -6,7 +6,8 @@ from pathlib import Path
 
 from client.data import LoadedData
 from models.base import base_model_digest, resolve_model_folder
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from models.compute import Compute
 from models.tokens import TokenisedData
 from privacy.agreement import Agreement

@@ -14,7 +14,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from models.base import base_model_digest, resolve_model_folder
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from models.layout import Vector
 from privacy.agreement import VerifiedAgreement
 from privacy.dpsgd import DpSgdPlan

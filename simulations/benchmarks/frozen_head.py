@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from models.base import base_model_digest, resolve_model_folder
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from models.layout import AdapterLayout, Vector
 from models.tokens import TokenisedData
 from privacy.dpsgd import clip_factors

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from client.training import Engine, open_engine, train_round
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from models.compute import configure_compute
 from models.layout import state_digest
 from models.tokens import Batch, TokenisedData

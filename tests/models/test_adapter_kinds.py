@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from privacy.dpsgd import HookedGradients, LoraGradients
 from privacy.order import LoraSpec
 from tests.models.test_classifier import CLASSES, LABELS, LOAD_WITH_PLAIN_PEFT, TEXTS, moved

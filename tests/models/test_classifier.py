@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from models.base import base_model_digest
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from models.layout import state_digest
 from privacy.dpsgd import LoraGradients, check_independence, clipped_gradient_sum
 from privacy.order import LoraSpec

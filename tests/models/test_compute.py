@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import masking_utils
 
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from models.compute import Compute, configure_compute
 from privacy.dpsgd import HookedGradients, LoraGradients, clipped_gradient_sum
 from privacy.order import LoraSpec

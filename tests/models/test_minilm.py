@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from models.base import base_model_digest, resolve_model_folder
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from privacy.dpsgd import LoraGradients, check_independence
 from privacy.order import LoraSpec
 
@@ -77,7 +78,7 @@ def test_records_are_independent(model: AdapterModel) -> None:
 
 def test_sentence_transformers_is_not_imported() -> None:
     code = (
-        "import sys; from models.base import resolve_model_folder; import models.classifier; "
+        "import sys; from models.base import resolve_model_folder; import models.building; "
         f"resolve_model_folder({SPEC!r}); "
         "assert not [name for name in sys.modules if name.startswith('sentence_transformers')]"
     )

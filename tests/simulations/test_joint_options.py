@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from client.data import load_records
-from models.classifier import AdapterModel, build_classifier
+from models.building import build_classifier
+from models.classifier import AdapterModel
 from privacy.events import PrivacyMode
 from privacy.order import LoraSpec
 from privacy.randomness import SeededRandomSource, standard_normal, uniform

@@ -18,7 +18,7 @@ from scipy import optimize, stats
 
 import simulations.simulate
 from client.data import LoadedData, load_private_records, load_records
-from models.classifier import build_classifier
+from models.building import build_classifier
 from privacy.accounting import epsilon
 from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SiteGaussian, SubsampledGaussian
 from privacy.ledger import Budget, Ledger, StepKey

@@ -14,7 +14,7 @@ import tomli_w
 
 from client.data import load_records
 from client.training import open_engine
-from models.classifier import build_classifier
+from models.building import build_classifier
 from models.layout import Vector
 from privacy.agreement import load_bundle
 from privacy.dpsgd import DpSgdPlan, clipped_gradient_sum, gradient_norms
