@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from simulations.benchmarks.figures import Figure
 from simulations.benchmarks.utility_cells import Cell, Outcome
-from simulations.benchmarks.utility_recipes import MODE_NAMES, TRAINS_NAMES
+from simulations.benchmarks.utility_recipes import JOINT_MODES, MODE_NAMES, TRAINS_NAMES
 
 #: promised: how far ``joint`` may be below centralised, and how far ``local`` has to be below ``joint``, in points
 _JOINT_BELOW_CENTRAL, _CLEARLY = 1.0, 1.0
@@ -59,7 +59,7 @@ def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     results = Results(outcomes)
     found = []
     for row in results.rows():
-        if row.mode in ("joint", "joint-all") and not row.ablation and row.trains == "head":
+        if row.mode in JOINT_MODES and not row.ablation and row.trains == "head":
             found += _promises(results, row)
     found += [Figure(label_of(row), results.median(row) or 0.0, "%") for row in results.rows()]
     return found

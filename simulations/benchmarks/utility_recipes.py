@@ -15,9 +15,12 @@ DELTA = 1e-5
 MAX_TOKENS = 32
 MOMENTUM = 0.9
 
-#: "joint-all": joint under an agreement in which every step needs all sites (``min_cohort`` = n)
-Mode = Literal["plain", "federated", "central", "local", "joint", "joint-all"]
+#: "joint-all": joint under an agreement in which every step needs all sites (``min_cohort`` = n); "joint-alone": joint
+#: whose epsilon is against the coordinator without colluding sites, and outsiders, as a trusted server's is
+Mode = Literal["plain", "federated", "central", "local", "joint", "joint-all", "joint-alone"]
 Trains = Literal["probe", "head", "lora", "ffa", "two-stage"]
+
+JOINT_MODES = ("joint", "joint-all", "joint-alone")
 
 #: as printed
 MODE_NAMES: dict[Mode, str] = {
@@ -27,6 +30,7 @@ MODE_NAMES: dict[Mode, str] = {
     "local": "DP, local",
     "joint": "DP, joint",
     "joint-all": "DP, joint, all sites needed",
+    "joint-alone": "DP, joint, no colluding site",
 }
 TRAINS_NAMES: dict[Trains, str] = {
     "probe": "linear probe",
@@ -90,10 +94,19 @@ def noise_factor(mode: Mode, sites: int) -> float:
     """How much more noise is in a step's sum than if a trusted server had added it."""
     if mode == "local":
         return math.sqrt(sites)
-    if mode in ("joint", "joint-all"):
-        # nobody is lost, so of each of n shares is left what the other honest sites have to add
-        return math.sqrt(sites / (sites - default_collusion_bound(sites)))
-    return 1.0
+    return _surplus(mode, sites) * multiplier_factor(mode, sites)
+
+
+def multiplier_factor(mode: Mode, sites: int) -> float:
+    """The run's noise multiplier over the one that spends the cell's epsilon: below one where nobody is taken to tell
+    the coordinator its share, so that all shares of a sum count."""
+    return 1 / _surplus(mode, sites) if mode == "joint-alone" else 1.0
+
+
+def _surplus(mode: Mode, sites: int) -> float:
+    """Noise in a sum over the run's noise multiplier. Nobody is lost, so of each of n shares is left what the n - c
+    that the agreement takes for honest have to add."""
+    return math.sqrt(sites / (sites - default_collusion_bound(sites))) if mode in JOINT_MODES else 1.0
 
 
 #: head: with noise less than so much, so many steps at this rate

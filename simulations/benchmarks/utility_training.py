@@ -12,7 +12,7 @@ import numpy as np
 
 from models.layout import Vector
 from models.tokens import TokenisedData
-from privacy.accounting import COLLUDING_SITES, adversary_bounds
+from privacy.accounting import COLLUDING_SITES, COORDINATOR, adversary_bounds
 from privacy.dpsgd import DpSgdPlan
 from privacy.events import DpEvent, PrivacyMode
 from privacy.order import LoraSpec
@@ -40,6 +40,7 @@ from simulations.benchmarks.utility_recipes import (
     Recipe,
     adapter_of,
     fewest_sites,
+    multiplier_factor,
     noise_factor,
     recipe_of,
 )
@@ -112,6 +113,7 @@ class Laboratory:
         else:
             spends = [(stage.sample_rate, stage.steps) for stage in recipe.stages()]
             noise_multiplier = noise_multiplier_for(cell.epsilon, DELTA, spends)
+            noise_multiplier *= multiplier_factor(cell.mode, cell.sites)
             stage, vector, events = self._private(cell, recipe, noise_multiplier)
         stage.model.set_vector(vector)
         return Outcome(
@@ -279,4 +281,4 @@ def _spent(cell: Cell, events: list[DpEvent]) -> float | None:
     bounds = adversary_bounds(
         events, DELTA, collusion_bound=default_collusion_bound(max(cell.sites, 4)), noise_secret=True
     )
-    return bounds[COLLUDING_SITES].epsilon
+    return bounds[COORDINATOR if cell.mode == "joint-alone" else COLLUDING_SITES].epsilon

@@ -16,6 +16,7 @@ from privacy.events import Adjacency, PrivacyMode, PrivacyUnit, SubsampledGaussi
 from privacy.noise_shares import ShareGrid
 from simulations.benchmarks import utility, utility_training
 from simulations.benchmarks.frozen_head import Encoder
+from simulations.benchmarks.utility_budget import noise_multiplier_for
 from simulations.benchmarks.utility_cells import Cell, Outcome, default_grid, full_grid, quick_grid
 from simulations.benchmarks.utility_figures import figures, label_of, promises_table, table
 from simulations.benchmarks.utility_recipes import (
@@ -23,6 +24,7 @@ from simulations.benchmarks.utility_recipes import (
     DELTA,
     Mode,
     Recipe,
+    multiplier_factor,
     noise_factor,
     recipe_of,
 )
@@ -151,6 +153,15 @@ def test_the_grid_has_each_row_that_was_asked_for_and_each_cell_once() -> None:
                         assert Cell(data, count, "local", trains, epsilon, seed) in cells
                         for mode in ("joint", "joint-all"):
                             assert (Cell(data, count, mode, trains, epsilon, seed) in cells) == (trains != "probe")
+                        assert (Cell(data, count, "joint-alone", trains, epsilon, seed) in cells) == (trains == "head")
+
+
+def test_private_rows_that_take_seconds_have_nine_seeds() -> None:
+    cells = default_grid()
+    for cell in cells:
+        if cell.trains in ("head", "probe") and cell.epsilon is not None and not cell.ablation:
+            assert {replace(cell, seed=seed) for seed in range(9)} <= set(cells)
+    assert {cell.seed for cell in cells if cell.epsilon is None} == {0, 1, 2}
 
 
 def test_what_takes_seconds_comes_first_and_the_default_is_where_all_begins() -> None:
@@ -210,25 +221,31 @@ def test_noise_of_the_modes() -> None:
     for mode in ("joint", "joint-all"):
         assert noise_factor(mode, 4) == pytest.approx((4 / 3) ** 0.5)
         assert noise_factor(mode, 10) == pytest.approx((10 / 7) ** 0.5)
+        assert multiplier_factor(mode, 4) == 1
+    # all shares count against a coordinator with nobody's help: as if a trusted server had added the noise
+    assert noise_factor("joint-alone", 10) == pytest.approx(1)
+    assert multiplier_factor("joint-alone", 10) == pytest.approx(0.7**0.5)
 
 
-@pytest.mark.parametrize("mode", ["joint", "joint-all"])
+@pytest.mark.parametrize("mode", ["joint", "joint-all", "joint-alone"])
 def test_the_sites_shares_sum_to_the_noise_of_the_row(
     mode: Mode, tmp_path: Path, intent_folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read off the order: what is left of the shares of all sites, however many a sum would have needed."""
-    added = []
+    added, spent = [], noise_multiplier_for(3.0, DELTA, [(0.4, 2)])
 
     def seen(model: Any, sites: Any, book: OrderBook, start: Vector, collusion_bound: int, *rest: Any) -> Vector:
         order = book.next(1, start)
         left = ShareGrid.of(order, collusion_bound).kept_stddev(order.training, len(sites))
         shares = len(sites) ** 0.5 * left
-        added.append(shares / order.training.noise_multiplier / order.training.l2_clip_norm)
+        added.append(shares / spent / order.training.l2_clip_norm)
         return start
 
     monkeypatch.setattr(utility_training, "run_joint", seen)
     laboratory = Laboratory(intent_folder, Encoder(str(tiny_model), tmp_path, 16), shorten=50)
-    laboratory.carry_out(replace(HEAD, mode=mode))
+    found = laboratory.carry_out(replace(HEAD, mode=mode))
+    assert found.epsilon is not None
+    assert 2.99 < found.epsilon <= 3
     # rounding on the grid adds a trifle
     assert added == [pytest.approx(noise_factor(mode, 4), rel=1e-3)]
 
@@ -284,7 +301,14 @@ def test_median_range_and_what_was_not_run() -> None:
     assert "Not run" not in table(cells, done)
 
 
-@pytest.mark.parametrize(("mode", "name"), [("joint", "joint"), ("joint-all", "joint, all sites needed")])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("joint", "joint"),
+        ("joint-all", "joint, all sites needed"),
+        ("joint-alone", "joint, no colluding site"),
+    ],
+)
 @pytest.mark.parametrize(
     ("joint", "central", "local", "probe", "missed"),
     [
