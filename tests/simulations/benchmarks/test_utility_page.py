@@ -26,6 +26,22 @@ def test_the_page_has_each_row_of_the_results_once_and_no_other() -> None:
     assert Counter(written) == Counter(printed)
 
 
+def test_what_the_page_says_of_seeds_and_seconds_is_what_the_results_give() -> None:
+    done = [outcome for outcome, _ in read_lines(DOCS / "utility.jsonl")]
+    page = " ".join((DOCS / "utility.md").read_text(encoding="utf-8").split())
+
+    def holding(seeds: range) -> int:
+        found = figures([outcome for outcome in done if outcome.cell.seed in seeds])
+        return sum(one.holds is True for one in found if one.target is not None)
+
+    promised = sum(one.target is not None for one in figures(done))
+    assert f"{holding(range(9))} of the {promised} hold." in page
+    assert f"over seeds 0 to 2, as planned at first, {holding(range(3))} hold" in page
+    assert f"Seeds 3 to 8 by themselves, which nothing was chosen on, give {holding(range(3, 9))} too" in page
+    short = [outcome.seconds for outcome in done if outcome.cell.trains in ("head", "probe")]
+    assert f"the {len(short)} cells of heads and probes took {sum(short):,.0f} s in all" in page
+
+
 def test_the_results_are_of_one_set_of_facts_in_the_order_of_the_plan() -> None:
     lines = read_lines(DOCS / "utility.jsonl")
     assert len({tuple(sorted(facts.items())) for _, facts in lines}) == 1
