@@ -31,6 +31,7 @@ from privacy.randomness import (
     standard_normal,
     uniform,
 )
+from tests.privacy.constant_source import ConstantSource
 
 Sample = npt.NDArray[np.float64]
 COUNT = 400_000
@@ -68,7 +69,7 @@ def test_the_stream_does_not_depend_on_how_it_is_cut(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 63, 64, 65, 80, 2**18 - 1, 2**18, 2**18 + 16, 2**18 + 17, 2**19 + 5])
 def test_a_stream_written_in_place_is_the_same_stream(size_bytes: int) -> None:
-    """Long draws go through the cipher in pieces, the last of them through a buffer of its own."""
+    """Long draws go through the cipher in pieces."""
     key = bytes(range(32))
     expected = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(size_bytes + 24))
     source = _CounterStream(key)
@@ -149,29 +150,14 @@ def test_uniform_is_the_top_53_bits() -> None:
     assert uniform(SeededRandomSource(3, "u"), 1000).tolist() == naive
 
 
-class _Constant:
-    """A source of one byte, for the ends of the range."""
-
-    secret = False
-
-    def __init__(self, byte: int) -> None:
-        self._byte = byte
-
-    def bytes(self, size_bytes: int) -> bytes:
-        return bytes([self._byte]) * size_bytes
-
-    def fill(self, words: np.ndarray) -> None:
-        words.reshape(-1).view(np.uint8)[:] = self._byte
-
-
 def test_uniform_reaches_zero_and_not_one() -> None:
-    assert uniform(_Constant(0x00), 3).tolist() == [0.0] * 3
-    assert uniform(_Constant(0xFF), 3).tolist() == [1 - 2.0**-53] * 3
+    assert uniform(ConstantSource(0x00), 3).tolist() == [0.0] * 3
+    assert uniform(ConstantSource(0xFF), 3).tolist() == [1 - 2.0**-53] * 3
 
 
 def test_normal_is_finite_at_the_ends_of_the_range() -> None:
     for byte in (0x00, 0xFF):
-        assert np.isfinite(standard_normal(_Constant(byte), 5)).all()
+        assert np.isfinite(standard_normal(ConstantSource(byte), 5)).all()
 
 
 def looks_uniform(sample: Sample) -> bool:

@@ -16,6 +16,7 @@ from privacy.noise_shares import ShareGrid
 from privacy.order import TrainingSpec
 from privacy.randomness import SeededRandomSource, standard_normal
 from privacy.site_delta import clipped_delta, site_contribution
+from tests.privacy.constant_source import ConstantSource
 
 CLIP = 0.7
 TRAINING = TrainingSpec(
@@ -38,21 +39,6 @@ def grid(length: int, scale: float = 2.0**16, value_bound: float = 64.0, ring_bi
 
 def source(label: object) -> SeededRandomSource:
     return SeededRandomSource(11, f"site/{label}")
-
-
-class Always:
-    """The rounding's worst draws: all ones or all zeros, so that every fraction is rounded up, or none."""
-
-    secret = False
-
-    def __init__(self, byte: int) -> None:
-        self._byte = byte
-
-    def bytes(self, size_bytes: int) -> bytes:
-        return bytes([self._byte]) * size_bytes
-
-    def fill(self, words: np.ndarray) -> None:
-        words.reshape(-1).view(np.uint8)[:] = self._byte
 
 
 def contribution(delta: np.ndarray, where: ShareGrid, label: object, rounding: object = None) -> np.ndarray:
@@ -129,6 +115,7 @@ def adversarial(kind: str, length: int, scale: float, random: np.random.Generato
     return np.full(length, random.choice([CLIP / math.sqrt(length), 1e3]))
 
 
+# the rounding's worst draws beside usual ones: all zeros or all ones, so that no fraction is rounded up, or every one
 @pytest.mark.parametrize("draws", [None, 0x00, 0xFF])
 @pytest.mark.parametrize("ring_bits", [32, 64])
 @pytest.mark.parametrize(
@@ -149,7 +136,7 @@ def test_zeroing_one_site_moves_the_sum_by_no_more_than_is_noised_for(
         delta = adversarial(kind, length, scale, random)
         others = sum(contribution(random.normal(0, 1, length), where, f"other {trial} {at}") for at in range(2))
         with_it, without = (
-            contribution(vector, where, trial, None if draws is None else Always(draws)) + others
+            contribution(vector, where, trial, None if draws is None else ConstantSource(draws)) + others
             for vector in (delta, np.zeros(length))
         )
         moved = np.ascontiguousarray(with_it - without).view(f"<i{ring_bits // 8}").astype(float)

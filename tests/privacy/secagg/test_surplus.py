@@ -157,4 +157,4 @@ def test_layers_are_forgotten_with_the_other_secrets(make_step) -> None:
     assert site._step._secrets.surplus == step.surplus["alpha"]
     step.deliver_down("alpha")
     assert site._step._secrets is None
-    assert Contribution(step.vectors["alpha"].copy()).surplus == ()
+    assert Contribution(step.vectors["alpha"]).surplus == ()
