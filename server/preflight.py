@@ -252,7 +252,10 @@ def versions() -> dict[str, str]:
 
 
 def _first_order(run_id: str, spec: RunSpec, agreement: VerifiedAgreement, base_model_digest: str) -> Order:
-    """The first round's order, but for the adapter, which only a loaded model can tell and no rule looks at."""
+    """The first round's order, but for the adapter, which only a loaded model can tell.
+
+    One rule depends on its length, room for the noise: the run looks at it again when it has loaded the model.
+    """
     placeholder = agreement.digest
     plan = plan_of(
         run_id,

@@ -155,7 +155,7 @@ class RunLoop:
         DpSgdPlan.from_spec(plan.training).groups(model.layout.names)
         if plan.mode is not PrivacyMode.LOCAL:
             # so would a grid that has no room for the noise of an adapter of this length
-            first = OrderBook(plan).next(1, self._first_vector(model))
+            first = OrderBook(plan).next(1, model.get_vector())
             ShareGrid.of(first, plan.collusion_bound).sum_bound(plan.training)
         return OrderBook(plan)
 
@@ -212,7 +212,8 @@ class RunLoop:
     def _exchange(self, messages: list[Message], order: Order) -> list[Message]:
         """Send the messages; return the replies there are once all have answered or the step is long over.
 
-        A site that answers before the step has ended takes no part in it, whatever kept it from saying so there.
+        The step does not wait for a site whose answer is no receipt of a completed step, whatever kept the site from
+        saying so there.
         """
         sites = {node: site for site, node in self._link.node_ids().items()}
         asked = {

@@ -98,7 +98,7 @@ def encode(
     exact, random = np.empty(_BLOCK), np.empty(_BLOCK, dtype="<u4")
     for start in range(0, values.shape[0], _BLOCK):
         block = values[start : start + _BLOCK]
-        size = block.shape[0]
+        scaled, words = exact[: block.shape[0]], random[: block.shape[0]]
         # extremes are NaN or infinite if any value is
         low, high = float(block.min()), float(block.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -107,11 +107,11 @@ def encode(
                 hint="lower the learning rate; a diverged round cannot be aggregated",
             )
         with np.errstate(over="ignore"):  # what grows beyond every number is clipped like what is too large
-            np.multiply(block, factor, out=exact[:size], dtype=np.float64)
+            np.multiply(block, factor, out=scaled, dtype=np.float64)
         if max(-low, high) * factor > limit:
-            np.clip(exact[:size], -limit, limit, out=exact[:size])
-        source.fill(random[:size])
-        round_block(exact[:size], random[:size], encoded[start : start + size])
+            np.clip(scaled, -limit, limit, out=scaled)
+        source.fill(words)
+        round_block(scaled, words, encoded[start : start + block.shape[0]])
     return encoded
 
 

@@ -1,7 +1,7 @@
 """What taking surplus noise off a sum costs: ``python -m simulations.benchmarks.surplus_cost``.
 
-CPU time of one thread, medians. A site draws its share in layers instead of at once; the coordinator draws every layer
-of every survivor again. Nobody is lost, which is the most there is to take off. Nothing was promised.
+CPU and wall time, medians. A site draws its share in layers instead of at once; the coordinator draws every layer of
+every survivor again, on several cores. Nobody is lost, which is the most there is to take off. Nothing was promised.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(sites: int, length: int, repeats: int) -> list[Figure]:
     found = []
     for name, work in figures.items():
         cpu_ms, wall_ms = _median_ms(work, repeats)
-        found += [Figure(name, cpu_ms, "ms of CPU"), Figure(name, wall_ms, "ms")]
+        found += [Figure(f"{name}: CPU", cpu_ms, "ms"), Figure(f"{name}: wall", wall_ms, "ms")]
     return found
 
 
